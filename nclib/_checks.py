@@ -1,0 +1,112 @@
+"""Checks of what the user hands in: every refusal is a sentence that names the condition and the value."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
+    """Return features as a real floating-point array of shape (N, d), without a copy where none is needed.
+
+    float16, float32 and float64 keep their type, so that no narrow array is ever widened as a whole; integers and
+    wider floats become float64. NaN and infinity are left to the passes over the data, which see every entry anyway.
+
+    Raises:
+        TypeError: The entries are not real numbers.
+        ValueError: The array is not two-dimensional, or has no rows or no columns.
+    """
+    x = np.asarray(features)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
+    if x.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, d), one row per sample; the shape given is {x.shape}.")
+    if 0 in x.shape:
+        raise ValueError(f"{name} must have at least one row and one column; the shape given is {x.shape}.")
+    return x if x.dtype in (np.float16, np.float32, np.float64) else x.astype(np.float64)
+
+
+def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.ndarray:
+    """Return labels as an integer array of shape (N,) with values in 0..K-1.
+
+    K is `num_classes`, or the largest label plus one. With `num_classes` a class may have no samples here (another
+    shard may hold them); without it the labels must cover 0..K-1, because a gap would be a class nobody named.
+
+    Raises:
+        TypeError: The labels or `num_classes` are not integers.
+        ValueError: The shape is not (N,), a label lies outside 0..K-1, or a class has no samples.
+    """
+    y = np.asarray(labels)
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, not {y.dtype}.")
+    if y.shape != (N,):
+        raise ValueError(f"labels must have shape ({N},), one per sample; the shape given is {y.shape}.")
+    low, high = int(y.min()), int(y.max())
+    if low < 0:
+        raise ValueError(f"labels must start at 0, but the label {low} occurs.")
+    if num_classes is None:
+        if high >= N or not (counts := np.bincount(y.astype(np.intp), minlength=high + 1)).all():
+            counts = np.bincount(y[y < N].astype(np.intp), minlength=N)
+            raise ValueError(
+                f"class {int(np.argmin(counts > 0))} has no samples, although the label {high} occurs; "
+                "pass num_classes if this is meant."
+            )
+    elif high >= positive_integer("num_classes", num_classes):
+        raise ValueError(f"labels must be less than num_classes = {num_classes}, but the label {high} occurs.")
+    return y.astype(np.intp, copy=False)
+
+
+def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Return `value` as a finite float64 array of the given shape.
+
+    Raises:
+        TypeError: The entries are not real numbers.
+        ValueError: The shape is another one, or an entry is NaN or infinite.
+    """
+    x = np.asarray(value)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
+    if x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; the shape given is {x.shape}.")
+    x = x.astype(np.float64, copy=False)
+    if not np.isfinite(x).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        raise ValueError(f"{name} must be finite, but the entry at {where} is {x[where]}.")
+    return x
+
+
+def every_class(counts: np.ndarray) -> None:
+    """Raise ValueError if a class has no samples."""
+    if not np.all(counts):
+        raise ValueError(f"class {int(np.argmin(counts != 0))} has no samples.")
+
+
+def positive(name: str, value: float) -> float:
+    """Return `value` as a float; raise unless it is finite and greater than zero."""
+    if not (x := _real(name, value)) > 0:
+        raise ValueError(f"{name} must be greater than zero, but {name} = {value}.")
+    return x
+
+
+def nonnegative(name: str, value: float) -> float:
+    """Return `value` as a float; raise unless it is finite and not negative."""
+    if not (x := _real(name, value)) >= 0:
+        raise ValueError(f"{name} must not be negative, but {name} = {value}.")
+    return x
+
+
+def positive_integer(name: str, value: int) -> int:
+    """Return `value` as an int; raise unless it is an integer of at least one."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but {name} = {value}.")
+    return int(value)
+
+
+def _real(name: str, value: float) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a real number, not {type(value).__name__}.")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, but {name} = {value}.")
+    return float(value)
