@@ -1,6 +1,6 @@
 """Perturbation analysis of neural collapse: class statistics, metrics, the perturbed features model and its solver.
 
-The core needs NumPy and SciPy only. ``nclib.plotting`` brings in matplotlib, ``nclib.symbolic`` SymPy, and
+The core needs NumPy, SciPy and threadpoolctl only. ``nclib.plotting`` brings in matplotlib, ``nclib.symbolic`` SymPy, and
 ``nclib.networks`` torch; import them by name.
 """
 

@@ -10,7 +10,8 @@ def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
     """Return features as a real floating-point array of shape (N, d), without a copy where none is needed.
 
     float16, float32 and float64 keep their type, so that no narrow array is ever widened as a whole; integers and
-    wider floats become float64. NaN and infinity are left to the passes over the data, which see every entry anyway.
+    wider floats become float64. NaN and infinity are not looked for: statistics and metrics notice them while they read
+    the data anyway, and other callers add `finite`.
 
     Raises:
         TypeError: The entries are not real numbers.
@@ -43,16 +44,14 @@ def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.n
         raise ValueError(f"labels must have shape ({N},), one per sample; the shape given is {y.shape}.")
     low, high = int(y.min()), int(y.max())
     if low < 0:
-        raise ValueError(f"labels must start at 0, but the label {low} occurs.")
+        raise ValueError(f"labels must not be negative, but the label {low} occurs.")
     if num_classes is None:
-        if high >= N or not (counts := np.bincount(y.astype(np.intp), minlength=high + 1)).all():
-            counts = np.bincount(y[y < N].astype(np.intp), minlength=N)
-            raise ValueError(
-                f"class {int(np.argmin(counts > 0))} has no samples, although the label {high} occurs; "
-                "pass num_classes if this is meant."
-            )
+        present = np.unique(y)
+        if len(present) != high + 1:
+            k = int(np.argmin(present == np.arange(len(present))))
+            raise ValueError(f"class {k} has no samples, although the label {high} occurs.")
     elif high >= positive_integer("num_classes", num_classes):
-        raise ValueError(f"labels must be less than num_classes = {num_classes}, but the label {high} occurs.")
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, but the label {high} occurs.")
     return y.astype(np.intp, copy=False)
 
 
@@ -68,11 +67,24 @@ def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
     if x.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; the shape given is {x.shape}.")
-    x = x.astype(np.float64, copy=False)
+    return finite(name, x.astype(np.float64, copy=False))
+
+
+def finite(name: str, x: np.ndarray) -> np.ndarray:
+    """Return x; raise ValueError if an entry is NaN or infinite."""
     if not np.isfinite(x).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise ValueError(f"{name} must be finite, but the entry at {where} is {x[where]}.")
     return x
+
+
+def not_finite(features: np.ndarray) -> str:
+    """Say where a class sum that is not finite comes from."""
+    for i, row in enumerate(features):
+        if not (finite := np.isfinite(row)).all():
+            j = int(np.argmin(finite))
+            return f"features must be finite, but sample {i} has {row[j]} in component {j}."
+    return "features must be smaller: a sum over a class overflows."
 
 
 def every_class(counts: np.ndarray) -> None:

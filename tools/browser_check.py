@@ -1,0 +1,290 @@
+"""Opens every page of the rendered book in a real browser and reports what a reader would stumble over.
+
+    browser_check.py [SITE] [--screenshots DIR] [--wide]
+
+Each page is opened twice, from a local server and as a file, in a viewport as wide as a phone. The checks are listed
+in `page_findings` (one page), `dead_links` (all pages) and `book_findings` (search and dark mode). Exit status 1
+means that something was found, 2 that the check could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import posixpath
+import re
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urldefrag
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_PAGE = (Path(__file__).parent / "browser_check.js").read_text(encoding="utf-8")
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height
+QUIET = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --disable-dev-shm-usage"
+).split()
+
+
+class Finding(NamedTuple):
+    page: str
+    how: str
+    what: str
+
+
+class Visit(NamedTuple):
+    """What one page looked like: findings, its links and ids, and counts for the summary."""
+
+    findings: list[Finding]
+    links: list[str]
+    ids: set[str]
+    formulas: int
+    wide: list[str]
+
+
+def find_chromium() -> str | None:
+    """The browser: the variable CHROMIUM, else the system's."""
+    named = os.environ.get("CHROMIUM")
+    candidates = [named] if named else ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
+    return next((path for name in candidates if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+        try:
+            yield instance
+        finally:
+            instance.close()
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments: object) -> None:
+        """A browser that closes a page while it loads is no error."""
+
+
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    """Serve the folder on a free port of this computer; gives the address."""
+    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def pages(site: Path) -> list[str]:
+    """All pages of the book: every HTML file but the theme's own templates and the raw sources."""
+    relative = (path.relative_to(site) for path in site.rglob("*.html"))
+    return sorted(path.as_posix() for path in relative if path.parts[0] not in ("_static", "_sources"))
+
+
+def redirect(path: Path) -> str | None:
+    """Where a page sends its reader at once, if it is only a signpost."""
+    hit = re.search(r'http-equiv="Refresh" content="[\d.]+; *url=([^"]+)"', path.read_text(encoding="utf-8"), re.I)
+    return hit[1] if hit else None
+
+
+class Watch:
+    """Collects what a page says and asks for while it is open."""
+
+    def __init__(self, page: Page, base: str):
+        self.base, self.found = base, []
+        page.on("console", lambda m: self.found.append(f"console error: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.found.append(f"script error: {error}"))
+        page.on("request", self.request)
+        page.on("requestfailed", lambda r: self.found.append(f"request failed: {r.url} ({r.failure})"))
+        page.on("response", lambda r: self.found.append(f"answer {r.status}: {r.url}") if r.status >= 400 else None)
+        # Nothing leaves this computer, not even for a page that asks for it.
+        page.route(re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])"), lambda route: route.abort())
+
+    def request(self, request: object) -> None:
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.found.append(f"external request: {request.url}")
+
+
+def open_page(page: Page, address: str) -> None:
+    page.goto(address, wait_until="load")
+    page.wait_for_function("() => !window.MathJax || MathJax.startup?.promise", timeout=20_000)
+    page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }")
+
+
+def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
+    """Open one page at phone width and look at everything on it, folded parts opened."""
+    watch = Watch(page, base)
+    open_page(page, base + name)
+    page.wait_for_load_state("networkidle")
+    seen = page.evaluate(f"(phone) => {{ {IN_PAGE}; return inspect(phone); }}", PHONE["width"])
+    page.wait_for_timeout(50)  # a script error caused by the clicks arrives a moment later
+    found = [Finding(name, how, what) for what in [*watch.found, *seen["findings"]]]
+    return Visit(found, seen["links"], set(seen["ids"]), seen["formulas"], seen["wide"])
+
+
+def dead_links(visits: dict[str, Visit], site: Path, base: str, how: str) -> list[Finding]:
+    """Links within the book whose page, file or anchor is not there."""
+    found = []
+    for name, visit in visits.items():
+        for link in sorted(set(visit.links)):
+            address, anchor = urldefrag(link)
+            if not address.startswith(base):
+                continue
+            target = unquote(address[len(base) :].split("?")[0])
+            if (site / target).is_dir():
+                target = f"{target.rstrip('/')}/index.html".lstrip("/")
+            if not (site / target).is_file():
+                found.append(Finding(name, how, f"link to a file that is not there: {target}"))
+            elif anchor and target in visits and unquote(anchor) not in visits[target].ids:
+                found.append(Finding(name, how, f"link to an anchor that is not there: {target}#{anchor}"))
+    return found
+
+
+def search_findings(page: Page, base: str, how: str, term: str, patience_ms: float) -> list[Finding]:
+    """The search page finds a word that the book surely has."""
+    watch = Watch(page, base)
+    page.goto(f"{base}search.html?q={term}", wait_until="load")
+    try:
+        page.wait_for_selector("#search-results li a", timeout=patience_ms)
+        page.wait_for_load_state("networkidle")
+    except PlaywrightError:
+        watch.found.append(f"search for '{term}' shows no result")
+    return [Finding("search.html", how, what) for what in watch.found]
+
+
+def dark_findings(page: Page, base: str, name: str, how: str) -> list[Finding]:
+    """The button in the header leads to a dark page and back to a light one."""
+    watch = Watch(page, base)
+    open_page(page, base + name)
+    backgrounds = {}
+    for _ in range(4):
+        mode = page.evaluate("document.documentElement.dataset.theme || ''")
+        backgrounds[mode] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        button = page.locator(".theme-switch-button:visible").first
+        if not button.count():
+            watch.found.append("there is no button for dark mode")
+            break
+        button.click()
+    if len({backgrounds.get("light"), backgrounds.get("dark"), None}) < 3:
+        watch.found.append(f"dark mode does not change the page: {backgrounds}")
+    return [Finding(name, how, what) for what in watch.found]
+
+
+@contextmanager
+def new_context(instance: Browser, viewport: dict, **options: object) -> Iterator[BrowserContext]:
+    context = instance.new_context(viewport=viewport, **options)
+    context.set_default_timeout(30_000)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+def visit_all(instance: Browser, site: Path, base: str, how: str) -> tuple[dict[str, Visit], list[Finding]]:
+    """Every page, then the links between them."""
+    visits: dict[str, Visit] = {}
+    found: list[Finding] = []
+    with new_context(instance, PHONE) as context:
+        for name in pages(site):
+            if target := redirect(site / name):
+                visits[name] = Visit([], [base + posixpath.normpath(posixpath.join(name, "..", target))], set(), 0, [])
+                continue
+            page = context.new_page()
+            try:
+                visits[name] = page_findings(page, base, name, how)
+            except PlaywrightError as error:
+                found.append(Finding(name, how, f"the page could not be checked: {str(error).splitlines()[0]}"))
+            page.close()
+    for visit in visits.values():
+        found += visit.findings
+    return visits, found + dead_links(visits, site, base, how)
+
+
+def book_findings(
+    instance: Browser, base: str, how: str, first: str, term: str, patience_ms: float = 20_000
+) -> list[Finding]:
+    with new_context(instance, DESKTOP) as context:
+        found = search_findings(context.new_page(), base, how, term, patience_ms)
+        return found + dark_findings(context.new_page(), base, first, how)
+
+
+def take_screenshots(instance: Browser, site: Path, base: str, folder: Path) -> None:
+    """Each page as a desktop, a phone and a dark desktop show it, cut into slices of readable height."""
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = {"desktop": (DESKTOP, "light"), "phone": (PHONE, "light"), "dark": (DESKTOP, "dark")}
+    for look, (viewport, scheme) in looks.items():
+        with new_context(instance, viewport, color_scheme=scheme) as context:
+            page = context.new_page()
+            for name in (name for name in pages(site) if not redirect(site / name)):
+                page.set_viewport_size(viewport)
+                open_page(page, base + name)
+                page.wait_for_load_state("networkidle")
+                height = page.evaluate("document.documentElement.scrollHeight")
+                page.set_viewport_size({"width": viewport["width"], "height": min(SLICE, height)})
+                for part, top in enumerate(range(0, height, SLICE), start=1):
+                    page.evaluate(f"window.scrollTo(0, {top})")
+                    page.screenshot(path=folder / f"{name[:-5].replace('/', '-')}-{look}-{part}.png")
+
+
+def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
+    count = Counter(finding.page for finding in found)
+    width = max(map(len, [*visits, *count, "page"]))
+    print(f"{'page':<{width}}  formulas  scrolling  links  findings")
+    for name in sorted({*visits, *count}):
+        visit = visits.get(name, Visit([], [], set(), 0, []))
+        print(f"{name:<{width}}  {visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}")
+        if wide:
+            print("".join(f"    scrolls on a phone: {text}\n" for text in visit.wide), end="")
+    for page, what in dict.fromkeys((finding.page, finding.what) for finding in found):
+        ways = dict.fromkeys(finding.how for finding in found if (finding.page, finding.what) == (page, what))
+        print(f"{page} ({', '.join(ways)}): {what}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("site", nargs="?", type=Path, default=ROOT / "_build" / "html")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="write pictures of every page there")
+    parser.add_argument("--wide", action="store_true", help="list what scrolls sideways in its box on a phone")
+    parser.add_argument("--search", default="collapse", help="a word that the search has to find")
+    arguments = parser.parse_args()
+    site = arguments.site.resolve()
+    if not pages(site):
+        print(f"There is no rendered book in {arguments.site}: run `make book` first.", file=sys.stderr)
+        return 2
+    if find_chromium() is None:
+        print("There is no Chromium here: install it, or name one in the variable CHROMIUM.", file=sys.stderr)
+        return 2
+    with browser() as instance, served(site) as address:
+        visits, found = {}, []
+        for how, base in (("file", site.as_uri() + "/"), ("served", address)):
+            visits, new = visit_all(instance, site, base, how)
+            found += new + book_findings(instance, base, how, pages(site)[0], arguments.search)
+        if arguments.screenshots:
+            take_screenshots(instance, site, address, arguments.screenshots)
+    report(visits, found, arguments.wide)
+    print(f"{len(visits)} pages, each as a file and served: {len(found)} findings")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

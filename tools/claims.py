@@ -1,0 +1,100 @@
+"""The page of claims: write book/claims.md from the ledger book/claims.yml, and check the ledger for truth.
+
+    python -m tools.claims            write the page
+    python -m tools.claims --check    write nothing
+
+Either way it fails where the ledger is not true, or where the page is not what the ledger says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tools.ledger import AS_THE_PAPER_SAYS, EXPERIMENTS, STATUSES, Claim, is_statement, load, problems
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def section_link(section: str) -> str:
+    label = section.partition("#")[2]
+    if is_statement(section) or label.startswith(("def-", "rem-")):
+        return f"{{prf:ref}}`{label}`"
+    return f"{{eq}}`{label}`" if label.startswith("eq-") else f"{{ref}}`{label}`"
+
+
+def check_links(checks: tuple[str, ...]) -> str:
+    """Cells and tests, grouped by the file that holds them; a test's name is a sentence, and may wrap like one."""
+    by_file: dict[str, list[str]] = {}
+    for check in checks:
+        path, *names = check.split("::") if "::" in check else check.split("#")
+        name = f"*{names[-1].removeprefix('test_').replace('_', ' ')}*" if "::" in check else f"`{names[-1]}`"
+        by_file.setdefault(path, []).append(name)
+    pages = {path: f"{{doc}}`{path.removeprefix('book/').removesuffix('.ipynb')}`" for path in by_file}
+    places = {path: page if path.endswith(".ipynb") else f"`{path}`" for path, page in pages.items()}
+    return "; ".join(f"{', '.join(names)} in {places[path]}" for path, names in by_file.items())
+
+
+def claim_link(claim: Claim) -> str:
+    return f"{{ref}}`{claim.id} <claim-{claim.id.lower()}>`"
+
+
+def entry(claim: Claim) -> str:
+    """One claim as a block of Markdown."""
+    items = {
+        "Status": claim.status,
+        "Outcome": claim.outcome,
+        "Take care": claim.care,
+        "Read": ", ".join(map(section_link, claim.sections)),
+        "Checked by": check_links(claim.checks),
+    }
+    listed = "\n".join(f"- **{name}:** {text}" for name, text in items.items() if text)
+    target = f"(claim-{claim.id.lower()})="
+    return f"{target}\n### {claim.id}. {claim.title}\n\n*{claim.where}.* {claim.statement}\n\n{listed}\n"
+
+
+def render(claims: list[Claim]) -> str:
+    """The whole page."""
+    count = Counter(claim.status for claim in claims)
+    meanings = [f"- **{status}** ({count[status]}): {meaning}." for status, meaning in STATUSES.items()]
+    rows = [f"| {claim_link(claim)} | {claim.title} | {claim.status} |" for claim in claims]
+    departures = [c for c in claims if c.outcome and not c.outcome.startswith(AS_THE_PAPER_SAYS)]
+    parts = [INTRODUCTION, *meanings, "", "| | Claim | Status |\n|---|---|---|", *rows, ""]
+    if departures:
+        parts += ["## Where the book adds to the paper or corrects it\n"]
+        parts += [*(f"- {claim_link(claim)}: {claim.outcome}" for claim in departures), ""]
+    parts += ["## The claims\n", *(entry(claim) for claim in claims if claim.id not in EXPERIMENTS)]
+    parts += ["## The experiments\n", *(entry(claim) for claim in claims if claim.id in EXPERIMENTS)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+INTRODUCTION = """\
+<!-- Written by tools/claims.py from book/claims.yml. Edit that file, not this one. -->
+
+# The ledger of claims
+
+Every claim and experiment of {cite:t}`tirer2023perturbation` has an entry here: what it says, in our words,
+where this book derives it, which cell or test checks it, and what came out. A test compares this page with
+the book: each label, proof, cell and test named here exists, and each cell has been run. Cells are named by the
+tags that JupyterLab shows in its property inspector, tests by the names of their functions.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the page of claims, or check the ledger.")
+    parser.add_argument("--check", action="store_true", help="fail on a stale page or an untrue entry")
+    check_only = parser.parse_args(argv).check
+    claims, page = load(ROOT / "book/claims.yml"), ROOT / "book/claims.md"
+    if not check_only:
+        page.write_text(render(claims), encoding="utf-8")
+    found = problems(claims, ROOT)
+    if page.read_text(encoding="utf-8") != render(claims):
+        found.append("book/claims.md is not what book/claims.yml says: run `python -m tools.claims`")
+    print("\n".join(found) or f"the ledger holds: {len(claims)} entries")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

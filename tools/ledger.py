@@ -1,0 +1,205 @@
+"""The ledger of claims, book/claims.yml, and what could be untrue in it.
+
+A section is ``NOTEBOOK#LABEL``. A check is ``NOTEBOOK#TAG``, a tagged cell, or ``FILE::TEST``; a tag reads
+``check-C1``, or ``check-C1-word`` where a claim has several.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+EXPERIMENTS = [f"E{i}" for i in range(1, 4)]
+EXPECTED = [f"C{i}" for i in range(1, 17)] + EXPERIMENTS
+STATUSES = {
+    "derived": "proved in this book and checked numerically",
+    "checked": "checked numerically, or measured where it is an experiment",
+    "not yet": "not yet in this book",
+}
+AS_THE_PAPER_SAYS = ("Holds as stated", "Reproduced")
+VERDICTS = (*AS_THE_PAPER_SAYS, "Sharpened", "Needs an extra assumption", "Corrected", "Not reproduced")
+STATEMENTS = {"thm": "prf:theorem", "prop": "prf:proposition", "cor": "prf:corollary", "lem": "prf:lemma"}
+SHORTEST_PROOF = 80  # characters; anything shorter is a stub
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper: what it says, where this book deals with it, and what came out."""
+
+    id: str
+    title: str
+    where: str
+    statement: str
+    status: str
+    sections: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    outcome: str = ""
+    care: str = ""
+
+
+def load(path: Path) -> list[Claim]:
+    """Read the ledger; an unknown or missing field is a TypeError."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries]
+
+
+# ---- what the book holds ----
+
+
+class Block(NamedTuple):
+    """A fenced directive."""
+
+    kind: str
+    label: str
+    body: str
+
+
+FENCED = re.compile(r"^(:{3,}|`{3,})\{([\w:]+)\}.*\n((?:.*\n)*?)\1[ \t]*$", re.M)
+OPTION = re.compile(r"\s*:([\w-]+):[ \t]*(.*)\n")
+
+
+def blocks(text: str) -> list[Block]:
+    """The directives of a MyST text, in order."""
+    found = []
+    for _, kind, body in FENCED.findall(text):
+        label = ""
+        while option := OPTION.match(body):
+            label = option[2].strip() if option[1] == "label" else label
+            body = body[option.end() :]
+        found.append(Block(kind, label, body.strip()))
+    return found
+
+
+def cells(notebook: Path, kind: str) -> list[dict]:
+    """The notebook's cells of one kind."""
+    everything = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in everything if cell["cell_type"] == kind]
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def asserts(code: ast.AST) -> bool:
+    """Whether code asserts something that could fail: a name or a call, not a constant."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Assert):
+            if any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.test)):
+                return True
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith("assert"):
+            return True
+    return False
+
+
+def find_test(tree: ast.AST | None, names: list[str]) -> ast.AST | None:
+    """The function (or the method of a class) that a test's name stands for."""
+    for name in names:
+        inside = getattr(tree, "body", [])
+        tree = next((node for node in inside if getattr(node, "name", None) == name), None)
+    return tree
+
+
+# ---- what is untrue in the ledger ----
+
+
+def is_statement(section: str) -> bool:
+    return section.partition("#")[2].split("-")[0] in STATEMENTS
+
+
+def section_problem(section: str, root: Path) -> str | None:
+    """What is wrong with ``NOTEBOOK#LABEL``: a missing label, or a statement without a proof of its own."""
+    path, _, label = section.partition("#")
+    if not (root / path).is_file():
+        return f"there is no notebook {path}"
+    text = "\n\n".join("".join(cell["source"]) for cell in cells(root / path, "markdown"))
+    formal = [b for b in blocks(text) if b.kind in {"prf:proof", *STATEMENTS.values()}]
+    place = next((i for i, block in enumerate(formal) if block.label == label), None)
+    if place is None:
+        name = re.escape(label)
+        target = re.search(rf"^\({name}\)=|\$\$[ \t]*\({name}\)|^:label:[ \t]*{name}[ \t]*$", text, re.M)
+        return None if target else f"{path} has no label {label}"
+    proofs = [b for b in formal if b.kind == "prf:proof" and f"`{label}`" in b.body[:200]]
+    proofs += [b for b in formal[place + 1 : place + 2] if b.kind == "prf:proof"]
+    if not any(len(b.body) >= SHORTEST_PROOF for b in proofs):
+        return f"{label} in {path} has no proof: none follows it and none names it in its first words"
+    return None
+
+
+def test_problem(path: Path, names: list[str]) -> str | None:
+    """What is wrong with a check that is a test."""
+    test = find_test(ast.parse(path.read_text(encoding="utf-8")), names)
+    if test is None:
+        return f"{path.name} has no test {'::'.join(names)}"
+    return None if asserts(test) else f"the test {names[-1]} asserts nothing that could fail"
+
+
+def cell_problem(path: Path, tag: str) -> str | None:
+    """What is wrong with a check that is a tagged cell."""
+    tagged = [cell for cell in cells(path, "code") if tag in tags(cell)]
+    if not tagged:
+        return f"{path.name} has no code cell tagged {tag}"
+    for cell in tagged:
+        source = re.sub(r"^\s*[%!].*$", "", "".join(cell["source"]), flags=re.M)
+        if not asserts(ast.parse(source)):
+            return f"the cell {tag} of {path.name} asserts nothing that could fail"
+        if not cell["execution_count"]:
+            return f"the cell {tag} of {path.name} has not been executed"
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
+            return f"the cell {tag} of {path.name} ended in an error"
+    return None
+
+
+def check_problem(check: str, claim: Claim, root: Path) -> str | None:
+    """What is wrong with a check of a claim."""
+    path, *names = check.split("::") if "::" in check else check.split("#")
+    if not (root / path).is_file():
+        return f"there is no file {path}"
+    if "::" in check:
+        return test_problem(root / path, names)
+    if not re.fullmatch(rf"check-{claim.id}(-[\w-]+)?", names[0]):
+        return f"the tag {names[0]} does not name {claim.id}"
+    return cell_problem(root / path, names[0])
+
+
+def claim_problems(claim: Claim, root: Path) -> list[str]:
+    """What is untrue in one entry, as sentences."""
+    if claim.status not in STATUSES:
+        return [f"unknown status {claim.status!r}"]
+    empty = [name for name in ("title", "where", "statement") if not getattr(claim, name).strip()]
+    found: list[str | None] = [f"its {name} is empty" for name in empty]
+    if claim.status == "not yet":
+        filled = [name for name in ("sections", "checks", "outcome") if getattr(claim, name)]
+        return [*found, *(f"it is not yet in the book but has {name}" for name in filled)]
+    if not claim.outcome.startswith(VERDICTS):
+        found.append(f"its outcome must begin with one of: {', '.join(VERDICTS)}")
+    if not claim.checks:
+        found.append("it has no check")
+    if claim.status == "derived" and claim.id in EXPERIMENTS:
+        found.append("an experiment is checked, not derived")
+    elif claim.status == "derived" and not any(is_statement(section) for section in claim.sections):
+        found.append("it is called derived but names no theorem, proposition, corollary or lemma")
+    found += [section_problem(section, root) for section in claim.sections]
+    found += [check_problem(check, claim, root) for check in claim.checks]
+    return [problem for problem in found if problem]
+
+
+def problems(claims: list[Claim], root: Path) -> list[str]:
+    """What is untrue in the ledger, as sentences; an empty list when nothing is."""
+    count = Counter(claim.id for claim in claims)
+    found = [f"{i}: must appear once, appears {count[i]} times" for i in EXPECTED if count[i] != 1]
+    found += [f"{i}: the paper has no such claim" for i in count if i not in EXPECTED]
+    found += [f"{claim.id}: {problem}" for claim in claims for problem in claim_problems(claim, root)]
+    listed = {check for claim in claims for check in claim.checks}
+    for notebook in sorted((root / "book").rglob("*.ipynb")):
+        path = notebook.relative_to(root).as_posix()
+        used = {tag for cell in cells(notebook, "code") for tag in tags(cell)}
+        unlisted = [t for t in sorted(used) if re.match(r"check-[CE]\d", t) and f"{path}#{t}" not in listed]
+        found += [f"{path} has a cell tagged {tag}, which no claim lists" for tag in unlisted]
+    return found
