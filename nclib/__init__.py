@@ -1,7 +1,7 @@
 """Perturbation analysis of neural collapse: class statistics, metrics, the perturbed features model and its solver.
 
-The core needs NumPy, SciPy and threadpoolctl only. ``nclib.plotting`` brings in matplotlib, ``nclib.symbolic`` SymPy, and
-``nclib.networks`` torch; import them by name.
+The core needs NumPy, SciPy and threadpoolctl only. ``nclib.plotting`` brings in matplotlib, ``nclib.symbolic``
+SymPy, and ``nclib.networks`` torch; import them by name.
 """
 
 from nclib.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4

@@ -138,7 +138,7 @@ def positive_definite_factor(S):
 def raise_degenerate():
     """Refuse a base point without a first-order response."""
     raise ValueError(
-        "the minimiser is degenerate: the Hessian of the reduced problem has a direction without positive "
-        "curvature, so the minimiser does not move smoothly with its input (for beta = 0 every rotation "
-        "of it is a minimiser)."
+        "the minimizer is degenerate: the Hessian of the reduced problem has a direction without positive "
+        "curvature, so the minimizer does not move smoothly with its input (for beta = 0 every rotation "
+        "of it is a minimizer)."
     ) from None
