@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from nclib._checks import as_features, as_labels, nonnegative, positive
+from nclib._checks import as_features, as_labels, finite, nonnegative, positive
 from nclib.statistics import ClassStatistics
 
 
@@ -81,7 +81,8 @@ class Model:
             features0: (N, d), the input features H0; may be left out when beta = 0.
 
         Raises:
-            ValueError: if shapes disagree, labels are out of range, or H0 is missing while beta > 0.
+            ValueError: if shapes disagree, an entry is not finite, labels are out of range, or H0 is missing while
+                beta > 0.
         """
         W, H, H0, E = self._arrays(weights, features, labels, features0)
         pull = self.beta * np.sum((H - H0) ** 2)
@@ -141,8 +142,8 @@ class Model:
 
     def _arrays(self, weights, features, labels, features0):
         """The book's matrices (W, H, H0, E = WH - Y) from the public arrays; float64."""
-        W = np.asarray(weights, dtype=float)
-        H = as_features(features).astype(float, copy=False).T
+        W = finite("weights", np.asarray(weights, dtype=float))
+        H = finite("features", as_features(features)).astype(float, copy=False).T
         if W.ndim != 2 or W.shape[1] != H.shape[0]:
             raise ValueError(f"weights have shape {W.shape}, expected (K, d) with d = {H.shape[0]}")
         y = as_labels(labels, H.shape[1], W.shape[0])
@@ -151,7 +152,7 @@ class Model:
                 raise ValueError(f"beta is {self.beta:.6g} but features0 is missing: the pull needs its target H0")
             H0 = H
         else:
-            H0 = as_features(features0).astype(float, copy=False).T
+            H0 = finite("features0", as_features(features0)).astype(float, copy=False).T
             if H0.shape != H.shape:
                 raise ValueError(f"features0 has shape {H0.T.shape}, features have {H.T.shape}; they must agree")
         E = W @ H

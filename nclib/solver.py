@@ -8,7 +8,7 @@ import numpy as np
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
-from nclib._checks import as_features, as_labels, every_class
+from nclib._checks import as_features, as_labels, every_class, finite
 from nclib.model import Model
 from nclib.newton import trust_region_newton
 from nclib.reduced import Point, ReducedProblem
@@ -58,7 +58,7 @@ class Solution:
         Raises:
             ValueError: if the shapes or the labels do not fit the weights.
         """
-        H0 = as_features(features)
+        H0 = finite("features", as_features(features))
         W, model = self.weights, self.model
         if H0.shape[1] != W.shape[1]:
             raise ValueError(f"features have {H0.shape[1]} columns, the weights were fitted to d = {W.shape[1]}")

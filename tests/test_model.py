@@ -104,6 +104,9 @@ def test_bad_arrays_get_a_sentence():
         ((W, H, y, H[:-1]), "must agree"),
         ((W, H, y + 1, H), "label 3"),
         ((W, H, y[:-1], H), "labels must have shape"),
+        ((W, np.where(H > 0, H, np.nan), y, H), "features must be finite"),
+        ((W, H, y, np.where(H > 0, H, np.inf)), "features0 must be finite"),
+        ((W + np.inf, H, y, H), "weights must be finite"),
     ]:
         with pytest.raises(ValueError, match=words):
             model.objective(*arguments)

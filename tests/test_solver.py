@@ -219,3 +219,5 @@ def test_bad_input_gets_a_sentence():
         minimize(problem.model, ClassStatistics(np.array([2, 0]), np.ones((1, 2)), np.eye(1)))
     with pytest.raises(ValueError, match="4 columns"):
         solution.features(problem.features[:, :4], problem.labels)
+    with pytest.raises(ValueError, match="features must be finite"):
+        solution.features(problem.features + np.nan, problem.labels)
