@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
+from tools import browser
 from tools import browser_check as check
 
-pytestmark = pytest.mark.skipif(check.find_chromium() is None, reason="no Chromium on this computer")
+pytestmark = pytest.mark.skipif(browser.find_chromium() is None, reason="no Chromium on this computer")
 ETF = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle cx="4" cy="4" r="4"/></svg>'
 SOLUTION = """<div class="admonition solution dropdown toggle toggle-hidden"><p class="admonition-title">
   <a href="#e">Solution</a><button class="toggle-button">open</button></p><p>Text</p></div><p id="e">x</p>"""
@@ -22,8 +23,10 @@ BAD = {
     "script error": ("<script>undefinedFunction()</script>", "script error: undefinedFunction"),
     "later script error": ("<script>setTimeout(() => { throw Error('late') }, 200)</script>", "script error: late"),
     "external script": ("<script src='https://cdn.example.org/a.js'></script>", "external request: https://cdn"),
-    "external font": ("<style>@font-face{font-family:f;src:url(https://example.org/f)} p{font-family:f}</style><p>x</p>",
-                      "external request: https://example.org/f"),
+    "external font": (
+        "<style>@font-face{font-family:f;src:url(https://a.org/f)} p{font-family:f}</style><p>x</p>",
+        "external request: https://a.org/f",
+    ),
     "missing file": ("<script src='gone.js'></script>", "gone.js"),
     "missing picture": ("<img src='gone.png' alt='a graph'>", "picture does not show: gone.png"),
     "formula not drawn": (f"<span class='math left'>x</span><span class='math'></span>{DRAWS}", "drawn 0 times"),
@@ -53,7 +56,7 @@ GOOD = f"""<p id="here">It costs <code>$5</code>.</p><span class="math"></span><
 
 @pytest.fixture(scope="module")
 def instance():
-    with check.browser() as opened:
+    with browser.browser() as opened:
         yield opened
 
 
@@ -71,7 +74,7 @@ def site(folder, **bodies):
 def found(instance, folder, how="served"):
     if how == "file":
         return check.visit_all(instance, folder, folder.as_uri() + "/", how)[1]
-    with check.served(folder) as base:
+    with browser.served(folder) as base:
         return check.visit_all(instance, folder, base, how)[1]
 
 
@@ -116,7 +119,7 @@ def test_formulas_as_mathjax_draws_them(instance, tmp_path, formula, sentence):
 def test_a_book_without_search_and_dark_mode_is_reported(instance, tmp_path):
     site(tmp_path, page="<p>x</p>")
     (tmp_path / "search.html").write_text("<!doctype html><link rel='icon' href='data:,'><p>nothing here", "utf-8")
-    with check.served(tmp_path) as base:
+    with browser.served(tmp_path) as base:
         whats = [f.what for f in check.book_findings(instance, base, "served", "page.html", "word", patience_ms=300)]
     assert any("search for 'word' shows no result" in what for what in whats)
     assert any("no button for dark mode" in what for what in whats)
@@ -126,11 +129,11 @@ def test_dark_mode_has_to_change_the_page(instance, tmp_path):
     button = """<button class="theme-switch-button" onclick="const d = document.documentElement.dataset;
       d.theme = d.theme === 'dark' ? 'light' : 'dark'">mode</button>"""
     site(tmp_path, page=button)
-    with check.served(tmp_path) as base, check.new_context(instance, check.DESKTOP) as context:
+    with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
         (finding,) = check.dark_findings(context.new_page(), base, "page.html", "served")
     assert "dark mode does not change the page" in finding.what
     site(tmp_path, page=button + "<style>html[data-theme=dark] body { background: black }</style>")
-    with check.served(tmp_path) as base, check.new_context(instance, check.DESKTOP) as context:
+    with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
         assert check.dark_findings(context.new_page(), base, "page.html", "served") == []
 
 
@@ -138,3 +141,11 @@ def test_without_a_rendered_book_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["browser_check.py", str(tmp_path)])
     assert check.main() == 2
     assert "run `make book` first" in capsys.readouterr().err
+
+
+def test_a_page_that_never_finishes_loading_is_reported(instance):
+    with browser.new_context(instance, check.PHONE) as context:
+        watch = check.Watch(context.new_page(), "data:")
+        watch.pending = 1
+        watch.settle(patience_ms=200)
+    assert watch.found == ["still loading after 0.2 s"]

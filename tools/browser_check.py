@@ -10,32 +10,23 @@ means that something was found, 2 that the check could not run.
 from __future__ import annotations
 
 import argparse
-import os
 import posixpath
 import re
-import shutil
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from playwright.sync_api import Error as PlaywrightError
+
+from tools.browser import browser, find_chromium, new_context, open_page, served
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_PAGE = (Path(__file__).parent / "browser_check.js").read_text(encoding="utf-8")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height
-QUIET = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage"
-).split()
 
 
 class Finding(NamedTuple):
@@ -54,47 +45,6 @@ class Visit(NamedTuple):
     wide: list[str]
 
 
-def find_chromium() -> str | None:
-    """The browser: the variable CHROMIUM, else the system's."""
-    named = os.environ.get("CHROMIUM")
-    candidates = [named] if named else ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
-    return next((path for name in candidates if (path := shutil.which(name))), None)
-
-
-@contextmanager
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
-        try:
-            yield instance
-        finally:
-            instance.close()
-
-
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    def handle_error(self, *arguments: object) -> None:
-        """A browser that closes a page while it loads is no error."""
-
-
-@contextmanager
-def served(site: Path) -> Iterator[str]:
-    """Serve the folder on a free port of this computer; gives the address."""
-    server = Server(("127.0.0.1", 0), partial(Handler, directory=str(site)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def pages(site: Path) -> list[str]:
     """All pages of the book: every HTML file but the theme's own templates and the raw sources."""
     relative = (path.relative_to(site) for path in site.rglob("*.html"))
@@ -111,31 +61,41 @@ class Watch:
     """Collects what a page says and asks for while it is open."""
 
     def __init__(self, page: Page, base: str):
-        self.base, self.found = base, []
+        self.page, self.base, self.found, self.pending = page, base, [], 0
         page.on("console", lambda m: self.found.append(f"console error: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda error: self.found.append(f"script error: {error}"))
         page.on("request", self.request)
-        page.on("requestfailed", lambda r: self.found.append(f"request failed: {r.url} ({r.failure})"))
+        page.on("requestfinished", lambda _: self.done())
+        page.on("requestfailed", lambda r: self.done(f"request failed: {r.url} ({r.failure})"))
         page.on("response", lambda r: self.found.append(f"answer {r.status}: {r.url}") if r.status >= 400 else None)
         # Nothing leaves this computer, not even for a page that asks for it.
         page.route(re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])"), lambda route: route.abort())
 
+    def done(self, trouble: str | None = None) -> None:
+        self.pending -= 1
+        self.found += [trouble] if trouble else []
+
+    def settle(self, patience_ms: int = 15_000) -> None:
+        """Wait until nothing has been on its way for a while; late errors arrive in that time too."""
+        quiet = 0
+        for _ in range(patience_ms // 100):
+            quiet = 0 if self.pending > 0 else quiet + 1
+            if quiet > 4:
+                return
+            self.page.wait_for_timeout(100)
+        self.found.append(f"still loading after {patience_ms / 1000:g} s")
+
     def request(self, request: object) -> None:
+        self.pending += 1
         if not request.url.startswith((self.base, "data:", "blob:")):
             self.found.append(f"external request: {request.url}")
-
-
-def open_page(page: Page, address: str) -> None:
-    page.goto(address, wait_until="load")
-    page.wait_for_function("() => !window.MathJax || MathJax.startup?.promise", timeout=20_000)
-    page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }")
 
 
 def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
     """Open one page at phone width and look at everything on it, folded parts opened."""
     watch = Watch(page, base)
     open_page(page, base + name)
-    page.wait_for_load_state("networkidle")
+    watch.settle()
     seen = page.evaluate(f"(phone) => {{ {IN_PAGE}; return inspect(phone); }}", PHONE["width"])
     page.wait_for_timeout(50)  # a script error caused by the clicks arrives a moment later
     found = [Finding(name, how, what) for what in [*watch.found, *seen["findings"]]]
@@ -166,7 +126,7 @@ def search_findings(page: Page, base: str, how: str, term: str, patience_ms: flo
     page.goto(f"{base}search.html?q={term}", wait_until="load")
     try:
         page.wait_for_selector("#search-results li a", timeout=patience_ms)
-        page.wait_for_load_state("networkidle")
+        watch.settle()
     except PlaywrightError:
         watch.found.append(f"search for '{term}' shows no result")
     return [Finding("search.html", how, what) for what in watch.found]
@@ -188,16 +148,6 @@ def dark_findings(page: Page, base: str, name: str, how: str) -> list[Finding]:
     if len({backgrounds.get("light"), backgrounds.get("dark"), None}) < 3:
         watch.found.append(f"dark mode does not change the page: {backgrounds}")
     return [Finding(name, how, what) for what in watch.found]
-
-
-@contextmanager
-def new_context(instance: Browser, viewport: dict, **options: object) -> Iterator[BrowserContext]:
-    context = instance.new_context(viewport=viewport, **options)
-    context.set_default_timeout(30_000)
-    try:
-        yield context
-    finally:
-        context.close()
 
 
 def visit_all(instance: Browser, site: Path, base: str, how: str) -> tuple[dict[str, Visit], list[Finding]]:
@@ -238,7 +188,7 @@ def take_screenshots(instance: Browser, site: Path, base: str, folder: Path) -> 
             for name in (name for name in pages(site) if not redirect(site / name)):
                 page.set_viewport_size(viewport)
                 open_page(page, base + name)
-                page.wait_for_load_state("networkidle")
+                page.wait_for_timeout(300)
                 height = page.evaluate("document.documentElement.scrollHeight")
                 page.set_viewport_size({"width": viewport["width"], "height": min(SLICE, height)})
                 for part, top in enumerate(range(0, height, SLICE), start=1):
