@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,8 +80,13 @@ def blocks(text: str) -> list[Block]:
 
 def cells(notebook: Path, kind: str) -> list[dict]:
     """The notebook's cells of one kind."""
-    everything = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in everything if cell["cell_type"] == kind]
+    return [cell for cell in content(notebook, notebook.stat().st_mtime_ns) if cell["cell_type"] == kind]
+
+
+@lru_cache(maxsize=64)
+def content(notebook: Path, changed: int) -> list[dict]:
+    """All cells, read once for each time that the file has changed: outputs make notebooks large."""
+    return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
 def tags(cell: dict) -> list[str]:
