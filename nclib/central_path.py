@@ -63,7 +63,7 @@ def central_path(model: Model, stats: ClassStatistics, times: ArrayLike, rtol: f
 
     .. math:: \frac{dH}{dt} = -N\,\nabla_H L(H) = -W^\top(WH - Y) - \lambda_H H, \qquad W = W^*(H)
 
-    L is Eq. 1 with the weights minimised, so beta is not used. Sigma_W is carried as exp(2s) X X^T with X of norm one
+    L is Eq. 1 with the weights minimized, so beta is not used. Sigma_W is carried as exp(2s) X X^T with X of norm one
     and as many columns as Sigma_W has rank: it stays positive semidefinite, keeps its rank, and is accurate relative
     to its own trace however far it decays. (Directions of variance below 1e-16 of that trace are rounding.) The number
     of steps grows like sqrt(lambda_H / lambda_W) times the last time, the cost of one like d^3. Unequal class sizes are

@@ -1,4 +1,4 @@
-r"""The curvature of the reduced problem at a minimiser: the one linear system behind every response.
+r"""The curvature of the reduced problem at a minimizer: the one linear system behind every response.
 
 At a stationary point, in the notation of ``nclib.reduced`` and with J the residual moment,
 
@@ -25,16 +25,16 @@ DEGENERATE = 1e-13
 
 
 class Curvature:
-    r"""The Hessian of the reduced problem at a strict local minimiser, factored.
+    r"""The Hessian of the reduced problem at a strict local minimizer, factored.
 
     It is made from statistics alone: its cost, O(d^3 + K^6), does not grow with the number of samples.
 
     Args:
-        solution: a minimiser of Eq. 2.
+        solution: a minimizer of Eq. 2.
         stats: the statistics of the input features H0 that it belongs to.
 
     Raises:
-        ValueError: if the weights are not stationary for these statistics, or the minimiser is degenerate
+        ValueError: if the weights are not stationary for these statistics, or the minimizer is degenerate
             (not a strict local minimum), so that it has no first-order response.
     """
 
@@ -43,7 +43,7 @@ class Curvature:
         self.problem = ReducedProblem.from_statistics(solution.model, stats)
         self.point = self.problem.at(weights @ self.problem.basis)
         if not self.point.gradient_norm < 1e-8:
-            raise ValueError("the solution is not a minimiser for these input features: "
+            raise ValueError("the solution is not a minimizer for these input features: "
                              f"the relative gradient norm is {self.point.gradient_norm:.2g}.")
         self._factor(self.point)
 

@@ -19,7 +19,7 @@ class Gradient(NamedTuple):
 
 
 class Collapsed(NamedTuple):
-    """An exactly collapsed minimiser: ``weights`` (K, d) and class ``means`` (d, K)."""
+    """An exactly collapsed minimizer: ``weights`` (K, d) and class ``means`` (d, K)."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -63,10 +63,10 @@ class Model:
         r"""Squared norm of a collapsed class mean, :math:`\rho = (1-c)\sqrt{\lambda_W/\lambda_H}` (Theorem 2.1).
 
         Raises:
-            ValueError: if c >= 1, where the minimiser of Eq. 1 is zero, or lambda_H = 0, where it does not exist.
+            ValueError: if c >= 1, where the minimizer of Eq. 1 is zero, or lambda_H = 0, where it does not exist.
         """
         if self.lambda_H == 0:
-            raise ValueError("lambda_H is 0: without decay the features of Eq. 1 have no minimiser and no radius rho")
+            raise ValueError("lambda_H is 0: without decay the features of Eq. 1 have no minimizer and no radius rho")
         if self.c >= 1:
             raise ValueError(f"c = sqrt(lambda_W lambda_H) is {self.c:.6g}; a collapsed frame needs c < 1")
         return (1 - self.c) * sqrt(self.lambda_W / self.lambda_H)
@@ -102,7 +102,7 @@ class Model:
         return Gradient(E @ H.T / N + self.lambda_W / W.shape[0] * W, gradient_H.T)
 
     def optimal_weights(self, stats: ClassStatistics) -> np.ndarray:
-        r"""The weights (K, d) that minimise f for fixed features, known to us by their statistics (Section 3).
+        r"""The weights (K, d) that minimize f for fixed features, known to us by their statistics (Section 3).
 
         .. math::
             W^*(H) = Y H^\top (HH^\top + \bar n\lambda_W I)^{-1}
@@ -114,12 +114,12 @@ class Model:
         return linalg.solve(stats.second_moment + self.lambda_W * np.eye(stats.d), weighted, assume_a="pos").T
 
     def collapsed(self, K: int, d: int, frame=None) -> Collapsed:
-        r"""A global minimiser of Eq. 1 for K balanced classes in d dimensions (Theorem 2.1).
+        r"""A global minimizer of Eq. 1 for K balanced classes in d dimensions (Theorem 2.1).
 
         .. math::
             \bar H = \sqrt\rho\, Q, \qquad W = \sqrt{\lambda_H/\lambda_W}\,\bar H^\top, \qquad Q^\top Q = I_K
 
-        It is the unique minimiser of Eq. 2 when H0 has these means and no spread (Corollary 2.2).
+        It is the unique minimizer of Eq. 2 when H0 has these means and no spread (Corollary 2.2).
 
         Args:
             K: number of classes.

@@ -15,7 +15,7 @@ def inner(X, Y) -> float:
 
 
 def trust_region_newton(problem, W, tolerance=1e-14, max_iterations=200):
-    """Minimise a smooth function from W and return the last point.
+    """Minimize a smooth function from W and return the last point.
 
     Args:
         problem: has ``at(W)``, a point with ``value``, ``gradient``, relative ``gradient_norm``, ``hessian(X)``

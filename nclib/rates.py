@@ -1,6 +1,6 @@
-r"""The three factors by which the minimiser shrinks a small deviation from a collapsed H0, for every beta > 0.
+r"""The three factors by which the minimizer shrinks a small deviation from a collapsed H0, for every beta > 0.
 
-At H0 = H* with frame Q (d x K) and P spanning its complement, the Jacobian of the minimiser map H0 -> H has the
+At H0 = H* with frame Q (d x K) and P spanning its complement, the Jacobian of the minimizer map H0 -> H has the
 eigenvalues below and 1 (rotations of the frame, and means moved in P). For large beta they are those of Theorem 4.2
 of Tirer et al. (2023).
 """
@@ -30,7 +30,7 @@ def rates(model: Model) -> Rates:
         s_3 = \frac{\beta}{\beta + 4\lambda_H(1-c)}
 
     Raises:
-        ValueError: if beta = 0, lambda_H = 0 or c >= 1: the formulas need a collapsed minimiser and a pull to it.
+        ValueError: if beta = 0, lambda_H = 0 or c >= 1: the formulas need a collapsed minimizer and a pull to it.
     """
     beta = positive("beta", model.beta)
     lambda_H = positive("lambda_H", model.lambda_H)

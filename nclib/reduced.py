@@ -1,6 +1,6 @@
 r"""The reduced problem: Eq. 2 with the features eliminated, a function of the K x d weights alone.
 
-For fixed W the objective is strongly convex in H, with minimiser :math:`H = G^{-1}(W^\top Y + \beta H_0)`,
+For fixed W the objective is strongly convex in H, with minimizer :math:`H = G^{-1}(W^\top Y + \beta H_0)`,
 :math:`G = W^\top W + bI`, :math:`b = \lambda_H + \beta`. What is left,
 
 .. math:: \varphi(W) = K \min_H f(W, H; H_0),
@@ -151,7 +151,7 @@ class Point:
 
     @property
     def certificate(self) -> float:
-        r"""Slack :math:`\lambda_{\min}(\lambda_W b I - J)`; not negative at a stationary point: a global minimiser."""
+        r"""Slack :math:`\lambda_{\min}(\lambda_W b I - J)`; not negative at a stationary point: a global minimizer."""
         K = len(self.problem.shares)
         slack = self.problem.model.lambda_W * self.problem.b * np.eye(K) - self.residual
         return float(linalg.eigvalsh(slack)[0])

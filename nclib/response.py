@@ -1,6 +1,6 @@
-r"""First-order response of the minimiser of Eq. 2 to its input features (Theorem 4.1, Eqs. 5 and 6).
+r"""First-order response of the minimizer of Eq. 2 to its input features (Theorem 4.1, Eqs. 5 and 6).
 
-At a strict local minimiser (W, H), with :math:`G = W^\top W + bI`, :math:`b = \lambda_H + \beta`,
+At a strict local minimizer (W, H), with :math:`G = W^\top W + bI`, :math:`b = \lambda_H + \beta`,
 :math:`E = WH - Y`, :math:`\bar n = N/K` and the Hessian :math:`\mathcal A` of the reduced problem in W,
 
 .. math::
@@ -26,7 +26,7 @@ LARGEST_BLOCK = 4_000_000
 
 
 class Step(NamedTuple):
-    """First-order change of the minimiser: ``weights`` dW (K, d) and ``features`` dH (N, d)."""
+    """First-order change of the minimizer: ``weights`` dW (K, d) and ``features`` dH (N, d)."""
 
     weights: np.ndarray
     features: np.ndarray
@@ -155,7 +155,7 @@ class LargeBetaResponse(FeatureOperator):
 
 
 def response(solution: Solution, features, labels) -> Response:
-    r"""The first-order response of a minimiser of Eq. 2 to its input features (Theorem 4.1).
+    r"""The first-order response of a minimizer of Eq. 2 to its input features (Theorem 4.1).
 
     The result F is a SciPy LinearOperator: ``F @ d_features.ravel()`` is the change of the features, and
     ``F.step(d_features)`` that of weights and features, (K, d) and (N, d). Class sizes may differ.
@@ -167,8 +167,8 @@ def response(solution: Solution, features, labels) -> Response:
 
     Raises:
         TypeError: if the features are not real or the labels not integers.
-        ValueError: if shapes or labels are wrong, the solution is not a minimiser for these features, or the
-            minimiser is degenerate (not a strict local minimum), so that it has no first-order response.
+        ValueError: if shapes or labels are wrong, the solution is not a minimizer for these features, or the
+            minimizer is degenerate (not a strict local minimum), so that it has no first-order response.
     """
     H0, y, stats = prepare(features, labels)
     return Response(solution, Curvature(solution, stats), H0, y)
@@ -177,7 +177,7 @@ def response(solution: Solution, features, labels) -> Response:
 def response_large_beta(model: Model, features, labels) -> LargeBetaResponse:
     """The response for large beta, with an error of order 1 / beta^2 (Eq. 5 of Tirer et al., 2023).
 
-    It needs no minimiser: W and E are those of the input features. Arguments as for ``response``.
+    It needs no minimizer: W and E are those of the input features. Arguments as for ``response``.
 
     Raises:
         TypeError: if the features are not real or the labels not integers.

@@ -1,8 +1,8 @@
-r"""The minimiser near a collapsed H0 to second order, and what it does to the collapse metrics.
+r"""The minimizer near a collapsed H0 to second order, and what it does to the collapse metrics.
 
-Let H0 = H* + eps Z with H* the collapsed minimiser on the frame Q (d x K), P an orthonormal basis of its complement,
+Let H0 = H* + eps Z with H* the collapsed minimizer on the frame Q (d x K), P an orthonormal basis of its complement,
 and split any d x N matrix into class means and deviations, and both into the parts in Q and in P:
-Z = (Q A0 + P B0) (x) 1^T + Q Delta0_Q + P Delta0_P. Then the minimiser is H* + eps H1 + eps^2 H2 + O(eps^3) with
+Z = (Q A0 + P B0) (x) 1^T + Q Delta0_Q + P Delta0_P. Then the minimizer is H* + eps H1 + eps^2 H2 + O(eps^3) with
 H1 given by the factors s1, s2, s3 of ``nclib.rates`` and H2 a quadratic form in H1 with the coefficients below.
 
 Nothing here depends on n except the sums over samples: the classes must be balanced.
@@ -57,7 +57,7 @@ class Expansion(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A metric at the minimiser over the metric at H0: value (1 + slope eps + O(eps^2))."""
+    """A metric at the minimizer over the metric at H0: value (1 + slope eps + O(eps^2))."""
 
     value: float
     slope: float
@@ -98,7 +98,7 @@ def coefficients(model: Model) -> Coefficients:
 
 
 def second_order(model: Model, frame: ArrayLike, perturbation: ArrayLike, labels: ArrayLike) -> Expansion:
-    r"""The minimiser for H0 = H* + eps Z to second order in eps.
+    r"""The minimizer for H0 = H* + eps Z to second order in eps.
 
     Args:
         model: c < 1, lambda_H > 0 and beta > 0.
@@ -126,7 +126,7 @@ def second_order(model: Model, frame: ArrayLike, perturbation: ArrayLike, labels
 
 
 def nc1_trace_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistics) -> Ratio:
-    r"""tr Sigma_W / tr Sigma_B at the minimiser over that at H0 = H* + eps Z.
+    r"""tr Sigma_W / tr Sigma_B at the minimizer over that at H0 = H* + eps Z.
 
     The leading value is the mean of s1^2 and s2^2 weighted by the noise in the frame and in its complement.
 
@@ -150,7 +150,7 @@ def nc1_trace_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistic
 
 
 def nc1_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistics) -> Ratio:
-    r"""NC1 = tr(Sigma_W Sigma_B^+) / K at the minimiser over that at H0 = H* + eps Z: s1^2 to leading order.
+    r"""NC1 = tr(Sigma_W Sigma_B^+) / K at the minimizer over that at H0 = H* + eps Z: s1^2 to leading order.
 
     NC1 sees only the noise in the span of the centered means. Rotations of the frame carry that span along exactly, so
     their parts of Z do not enter, and the slope stays bounded for all beta > 0:

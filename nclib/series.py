@@ -1,6 +1,6 @@
-r"""The large-beta series of the minimiser, to any order, and that of the gradient flow beside it.
+r"""The large-beta series of the minimizer, to any order, and that of the gradient flow beside it.
 
-With tau = 1/beta and optimal weights W = W*(H), the minimiser of Eq. 2 solves H + tau g(H) = H0, an implicit gradient
+With tau = 1/beta and optimal weights W = W*(H), the minimizer of Eq. 2 solves H + tau g(H) = H0, an implicit gradient
 step, while the flow solves dH/dt = -g(H):
 
 .. math::
@@ -8,7 +8,7 @@ step, while the flow solves dH/dt = -g(H):
     H(t) &= H_0 - t g + \tfrac12 t^2 g'[g] - \dots, \qquad g(H) = W^\top(WH - Y) + \lambda_H H .
 
 Both are found by power-series arithmetic: if g of the partial sum is known up to tau^k, the next coefficient is
--[g]_k for the minimiser and -[g]_k / (k + 1) for the flow.
+-[g]_k for the minimizer and -[g]_k / (k + 1) for the flow.
 
 Notation: columns X (d x M) with targets Y (K x M) and weights omega (M,). The features of a data set are columns of
 weight 1/n-bar with one-hot targets. In class statistics K mean columns have one-hot targets and weights n_k / n-bar,
@@ -34,9 +34,9 @@ class StatisticsSeries(NamedTuple):
 
 
 def series(model: Model, features: ArrayLike, labels: ArrayLike, order: int = 3) -> np.ndarray:
-    r"""Coefficients (order + 1, N, d) of the minimiser of Eq. 2 in powers of 1/beta: sum_k coefficient_k / beta^k.
+    r"""Coefficients (order + 1, N, d) of the minimizer of Eq. 2 in powers of 1/beta: sum_k coefficient_k / beta^k.
 
-    Their signs are included. beta of the model is not used. The series is asymptotic to the minimiser near H0 as beta
+    Their signs are included. beta of the model is not used. The series is asymptotic to the minimizer near H0 as beta
     grows; a sum with finite beta is ``numpy.polynomial.polynomial.polyval(1 / beta, coefficients)``.
 
     Raises:
@@ -59,7 +59,7 @@ def series_statistics(model: Model, stats: ClassStatistics, order: int = 3, flow
         model: lambda_W and lambda_H; beta is not used.
         stats: statistics of H0; every class needs a sample.
         order: highest power, at least 1.
-        flow: coefficients of the gradient flow in t, instead of those of the minimiser in 1/beta.
+        flow: coefficients of the gradient flow in t, instead of those of the minimizer in 1/beta.
 
     Raises:
         ValueError: if order is less than 1 or a class has no samples.

@@ -1,4 +1,4 @@
-r"""The exact minimiser of the perturbed features model (Eq. 2) from the statistics of its input features alone."""
+r"""The exact minimizer of the perturbed features model (Eq. 2) from the statistics of its input features alone."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,7 +26,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Solution:
-    r"""A minimiser (W, H) of Eq. 2, with the features kept as statistics.
+    r"""A minimizer (W, H) of Eq. 2, with the features kept as statistics.
 
     Attributes:
         weights: W, (K, d).
@@ -36,7 +36,7 @@ class Solution:
             is zero by construction.
         status: what was reached.
         certified: the residual satisfies :math:`\|WH - Y\|_{op}^2 \le \bar n\lambda_W(\lambda_H+\beta)`, which proves
-            that (W, H) is a global minimiser.
+            that (W, H) is a global minimizer.
         lower_bound: a value that no (W, H) can go below: the objective itself when certified, else the minimum of the
             same problem with K more feature dimensions (minus infinity if that was not found).
         iterations: Newton steps, all starts together.
@@ -69,7 +69,7 @@ class Solution:
 
 
 def minimize(model: Model, stats: ClassStatistics, max_iterations: int = 200) -> Solution:
-    r"""The minimiser of Eq. 2 of Tirer et al. (2023) from the statistics of H0; cost independent of n.
+    r"""The minimizer of Eq. 2 of Tirer et al. (2023) from the statistics of H0; cost independent of n.
 
     The features are eliminated exactly and the weights found by a trust-region Newton method. If
     :math:`\lambda_H + \beta \ge 1/\lambda_W` there is one stationary point and one start; otherwise the solver tries
@@ -85,10 +85,10 @@ def minimize(model: Model, stats: ClassStatistics, max_iterations: int = 200) ->
         A Solution; look at ``status`` and ``certified``.
 
     Raises:
-        ValueError: if lambda_H + beta = 0, where no minimiser exists, or a class has no samples.
+        ValueError: if lambda_H + beta = 0, where no minimizer exists, or a class has no samples.
     """
     if model.lambda_H + model.beta == 0:
-        raise ValueError("lambda_H + beta is 0: without decay or pull the features have no minimiser")
+        raise ValueError("lambda_H + beta is 0: without decay or pull the features have no minimizer")
     every_class(stats.counts)
     problem = ReducedProblem.from_statistics(model, stats)
     # The matrices from here on are K x d: more than one BLAS thread costs more than it gives.

@@ -1,9 +1,9 @@
 r"""Every eigenvalue of the response F at a collapsed base point, for every beta (Theorem 4.2 is the large-beta limit).
 
 Let the input features be exactly collapsed, :math:`H_0 = \bar H_0 \otimes 1_n^\top` with
-:math:`\bar H_0 = Q\,\mathrm{diag}(a)\,O^\top`, Q (d x K) with orthonormal columns. The minimiser has the same axes,
+:math:`\bar H_0 = Q\,\mathrm{diag}(a)\,O^\top`, Q (d x K) with orthonormal columns. The minimizer has the same axes,
 :math:`\bar H = Q\,\mathrm{diag}(h)\,O^\top` and :math:`W = O\,\mathrm{diag}(w)\,Q^\top`, and in these axes F splits
-into scalars and symmetric 2 x 2 matrices. At :math:`a_i = \sqrt\rho` the input is a minimiser of Eq. 1 and stays put.
+into scalars and symmetric 2 x 2 matrices. At :math:`a_i = \sqrt\rho` the input is a minimizer of Eq. 1 and stays put.
 
 Features change by the class means, :math:`(QA + PB) \otimes 1_n^\top` with P spanning the complement of Q, and by
 deviations with mean zero in each class."""
@@ -64,7 +64,7 @@ class BlockSpectrum(NamedTuple):
 
 
 def spectrum(model: Model, K: int, d: int, n: int, first_order: bool = False) -> Spectrum:
-    r"""Spectrum of F at a minimiser H0 = H* of Eq. 1: complete, and exact for every beta > 0.
+    r"""Spectrum of F at a minimizer H0 = H* of Eq. 1: complete, and exact for every beta > 0.
 
     For c < 1 the names and values are
 
@@ -73,7 +73,7 @@ def spectrum(model: Model, K: int, d: int, n: int, first_order: bool = False) ->
     - ``shape``: :math:`s_3 = \beta/(\beta + 4\lambda_H(1-c))`, symmetric changes of the frame;
     - ``rotation``: 1, rotations of the frame, in its span or out of it.
 
-    For c >= 1 the minimiser is zero: ``within``, :math:`\beta/(\beta + \lambda_H)`, and ``means``,
+    For c >= 1 the minimizer is zero: ``within``, :math:`\beta/(\beta + \lambda_H)`, and ``means``,
     :math:`\beta/(\beta + \lambda_H - 1/\lambda_W)`.
 
     Args:
@@ -151,7 +151,7 @@ def spectrum_at_radius(model: Model, singular_values, d: int, n: int) -> Spectru
         n: samples per class.
 
     Raises:
-        ValueError: if d < K, beta = 0, n < 1, or a singular value is negative, or is 0 where the minimiser is not
+        ValueError: if d < K, beta = 0, n < 1, or a singular value is negative, or is 0 where the minimizer is not
             unique.
     """
     h = optimal_radii(model, singular_values)
@@ -182,7 +182,7 @@ def optimal_radii(model: Model, singular_values) -> np.ndarray:
     the certificate of a global minimum.
 
     Raises:
-        ValueError: if beta = 0, or a singular value is negative, or is 0 where the minimiser is not unique.
+        ValueError: if beta = 0, or a singular value is negative, or is 0 where the minimizer is not unique.
     """
     positive("beta", model.beta)
     a = as_array("singular_values", singular_values, np.shape(singular_values))

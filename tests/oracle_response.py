@@ -15,7 +15,7 @@ def hessian_blocks(model, weights, features, labels):
 
 
 def dense_response(model, weights, features, labels):
-    """(F, dW/dH0) of Theorem 4.1 at the minimiser (W, H), as dense matrices (Nd, Nd) and (Kd, Nd)."""
+    """(F, dW/dH0) of Theorem 4.1 at the minimizer (W, H), as dense matrices (Nd, Nd) and (Kd, Nd)."""
     f_WW, f_HH, f_WH = hessian_blocks(model, weights, features, labels)
     eliminate = np.linalg.solve(f_WW, f_WH)
     F = model.beta / len(features) * np.linalg.inv(f_HH - f_WH.T @ eliminate)

@@ -58,7 +58,7 @@ def test_the_times_in_between_do_not_matter():
     assert np.array_equal(other.means, few.means)
 
 
-def test_one_step_of_the_minimiser_follows_it_to_first_order():
+def test_one_step_of_the_minimizer_follows_it_to_first_order():
     problem = random_problem(3, lambda_W=0.5, lambda_H=0.3)
     model, H0, y = problem
     taus = np.geomspace(0.2, 2e-4, 4)
@@ -128,7 +128,7 @@ def test_noise_off_the_means_decays_with_the_features_alone():
 
 
 def test_equal_means_stay_equal():
-    """tr Sigma_B stays zero along the flow, and for the minimiser at large beta, but not at small beta."""
+    """tr Sigma_B stays zero along the flow, and for the minimizer at large beta, but not at small beta."""
     rng = np.random.default_rng(7)
     means = np.repeat(rng.normal(size=(4, 1)), 3, axis=1)
     stats = ClassStatistics(np.full(3, 5), means, np.diag([0.1, 0.2, 0.3, 0.4]))
@@ -169,7 +169,7 @@ def test_kernel_of_the_means_is_kept():
 
 
 def test_metric_with_pseudoinverse_can_rise():
-    """NC1 = tr(Sigma_W Sigma_B^+) / K rises along the flow and for minimisers while the trace form falls."""
+    """NC1 = tr(Sigma_W Sigma_B^+) / K rises along the flow and for minimizers while the trace form falls."""
     start = ClassStatistics(np.array([5, 5]), np.array([[1.0, 3.0], [2.0, 3.0]]), np.diag([0.0, 0.1]))
     model = Model(0.01, 0.01)
     assert nc1(start) == pytest.approx(0.008)
@@ -177,7 +177,7 @@ def test_metric_with_pseudoinverse_can_rise():
     values = [nc1(p) for p in points]
     assert values[0] < values[1] < values[2] > 1.7 * values[0] and values[3] < 1e-3
     assert np.all(np.diff([nc1_trace(p) for p in points]) < 0)
-    for beta in (2.0, 100.0):  # at 100, beta + lambda_H exceeds 1 / lambda_W: the minimiser is unique
+    for beta in (2.0, 100.0):  # at 100, beta + lambda_H exceeds 1 / lambda_W: the minimizer is unique
         step = minimize(replace(model, beta=beta), start)
         assert step.certified == (beta == 100.0)
         assert nc1(step.statistics) > 1.01 * 0.008

@@ -1,4 +1,4 @@
-"""The model on full matrices: objective, gradients, the optimal weights and the collapsed minimisers."""
+"""The model on full matrices: objective, gradients, the optimal weights and the collapsed minimizers."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_collapsed_is_stationary_and_not_beaten(K, d, n):
             assert trial >= f
 
 
-def test_collapsed_input_is_its_own_minimiser():
+def test_collapsed_input_is_its_own_minimizer():
     rng = np.random.default_rng(7)
     y = np.repeat(np.arange(3), 5)
     for beta in [1e-3, 1.0, 1e3]:

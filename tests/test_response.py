@@ -1,4 +1,4 @@
-"""The response against dense second derivatives, against differences of true minimisers, and against its bounds."""
+"""The response against dense second derivatives, against differences of true minimizers, and against its bounds."""
 
 from dataclasses import replace
 
@@ -245,13 +245,13 @@ def collapsed(model):
     return replace(minimize(model, stats), weights=weights), means.T[labels], labels
 
 
-def test_degenerate_minimisers_are_refused():
+def test_degenerate_minimizers_are_refused():
     with pytest.raises(ValueError, match="degenerate"):  # a rotation costs nothing
         response(*collapsed(Model(0.1, 0.1, 0.0)))
     assert response(*collapsed(Model(0.1, 0.1, 1e-6))).shape == (12, 12)  # with a pull it does
     lines = random_problem(0, 3, 5, 2, lambda_W=0.05, lambda_H=0.05, beta=0.1)
     same = lines._replace(features=np.ones((6, 5)))
-    with pytest.raises(ValueError, match="degenerate"):  # the minimiser leaves the line, in any direction
+    with pytest.raises(ValueError, match="degenerate"):  # the minimizer leaves the line, in any direction
         response(solved(same)[0], same.features, same.labels)
     line = with_means(random_problem(16, 3, 4, 3, lambda_W=0.05, beta=1.0), rank_one)
     with pytest.raises(ValueError, match="degenerate"):  # rotations of the outputs that fix the vector (1, 2, 3)
@@ -292,7 +292,7 @@ def test_without_a_pull_the_response_is_zero():
 def test_bad_input_is_refused():
     problem = random_problem(0)
     solution, H = solved(problem)
-    with pytest.raises(ValueError, match="not a minimiser for these input features"):
+    with pytest.raises(ValueError, match="not a minimizer for these input features"):
         response(solution, problem.features + 0.1, problem.labels)
     with pytest.raises(ValueError, match="weights"):
         response(solution, problem.features[:, :4], problem.labels)

@@ -1,4 +1,4 @@
-"""The second-order expansion near collapse, and the predicted ratios of the metrics, against the exact minimiser."""
+"""The second-order expansion near collapse, and the predicted ratios of the metrics, against the exact minimizer."""
 
 from dataclasses import replace
 from math import sqrt

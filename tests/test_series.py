@@ -1,4 +1,4 @@
-"""The large-beta series against automatic differentiation, the exact minimiser and the flow."""
+"""The large-beta series against automatic differentiation, the exact minimizer and the flow."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ TAUS = np.geomspace(2e-1, 2e-4, 5)
 
 
 def displacement(problem, tau):
-    """H - H0 at the minimiser for beta = 1/tau, as -tau g(H): nothing cancels, so it is accurate relative to tau."""
+    """H - H0 at the minimizer for beta = 1/tau, as -tau g(H): nothing cancels, so it is accurate relative to tau."""
     model = replace(problem.model, beta=1 / tau)
     H = minimize(model, problem.statistics).features(problem.features, problem.labels)
     return -tau * gradient_derivatives(model, H, problem.labels)[0]
@@ -87,7 +87,7 @@ def test_error_of_the_series_of_the_statistics():
         assert order(TAUS, error) == pytest.approx(3, abs=0.03)
 
 
-def test_minimiser_and_flow_part_at_second_order_as_predicted():
+def test_minimizer_and_flow_part_at_second_order_as_predicted():
     problem = random_problem(8, **STRONG)
     model, H, y = problem
     flow = flow_series(*problem, 8)

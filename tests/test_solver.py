@@ -1,4 +1,4 @@
-"""The reduced problem against the full one, and the minimiser against optimality conditions and plain optimisers."""
+"""The reduced problem against the full one, and the minimizer against optimality conditions and plain optimisers."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_residual_moment_is_that_of_the_columns():
     seed=st.integers(0, 10**6), K=st.integers(1, 4), d=st.integers(1, 6), n=st.integers(1, 6),
     log_beta=st.floats(-3, 6), log_W=st.floats(-4, 0.5), log_H=st.floats(-4, 0.5), log_spread=st.floats(-6, 1),
 )
-def test_minimiser_is_stationary_on_all_columns(seed, K, d, n, log_beta, log_W, log_H, log_spread):
+def test_minimizer_is_stationary_on_all_columns(seed, K, d, n, log_beta, log_W, log_H, log_spread):
     problem = random_problem(seed, K, d, n, 10**log_W, 10**log_H, 10**log_beta, 10**log_spread)
     solution = minimize(problem.model, problem.statistics)
     assert solution.status is Status.CONVERGED
@@ -111,7 +111,7 @@ def test_statistics_are_those_of_the_optimal_features():
 
 
 def test_solution_depends_on_the_statistics_alone():
-    """Two data sets with different n and equal means and covariance have the same minimiser."""
+    """Two data sets with different n and equal means and covariance have the same minimizer."""
     rng = np.random.default_rng(8)
     K, d = 3, 4
     means, root = rng.normal(size=(K, d)), rng.normal(size=(d, d))
@@ -160,8 +160,8 @@ def test_pull_above_the_threshold_makes_the_minimum_unique(seed):
         np.testing.assert_allclose(end.W, ends[0].W, atol=1e-9)
 
 
-def test_below_the_threshold_zero_features_have_an_orbit_of_minimisers():
-    """Sharpness: H0 = 0 and lambda_H + beta < 1/lambda_W; above it the minimiser is zero."""
+def test_below_the_threshold_zero_features_have_an_orbit_of_minimizers():
+    """Sharpness: H0 = 0 and lambda_H + beta < 1/lambda_W; above it the minimizer is zero."""
     y = np.repeat(np.arange(2), 3)
     stats = ClassStatistics.from_features(np.zeros((6, 4)), y)
     below, above = minimize(Model(0.5, 0.1, 1.0), stats), minimize(Model(0.5, 0.1, 2.0), stats)

@@ -21,7 +21,7 @@ def frame(d, K, seed=0):
 
 
 def dense_at_collapse(model, K, d, n):
-    """F at a minimiser of Eq. 1, by Theorem 4.1, and the frame."""
+    """F at a minimizer of Eq. 1, by Theorem 4.1, and the frame."""
     labels, Q = np.repeat(np.arange(K), n), frame(d, K)
     if model.c >= 1:
         return dense_response(model, np.zeros((K, d)), np.zeros((K * n, d)), labels)[0], Q
@@ -52,7 +52,7 @@ def test_eigenspaces(model, K, d, n):
 
 @pytest.mark.parametrize("K, d, n", [(3, 5, 2), (3, 2, 2), (1, 1, 1)])
 @pytest.mark.parametrize("model", [Model(2.0, 3.0, 0.1), Model(0.5, 2.0, 0.3), Model(2.0, 0.5005, 40.0)])
-def test_where_the_minimiser_is_zero(model, K, d, n):
+def test_where_the_minimizer_is_zero(model, K, d, n):
     F, _ = dense_at_collapse(model, K, d, n)
     found = spectrum(model, K, d, n)
     assert relative_error(found.values, np.linalg.eigvalsh(F)[::-1]) < 1e-12

@@ -50,7 +50,7 @@ def test_any_radius(model):
         assert model.beta / sym.lambdified(curvature)(model, h) == pytest.approx(found[name].value, rel=1e-13)
 
 
-def test_where_the_minimiser_is_zero():
+def test_where_the_minimizer_is_zero():
     model = Model(2.0, 3.0, 0.1)
     found = spectrum(model, 2, 3, 2)
     for rate, name in zip(sym.rates(sp.Integer(1)), ["within", "within", "means", "means", "means"], strict=True):

@@ -6,7 +6,7 @@ with one that is not couples its entry (i, j) to (j, i) and to nothing else. So 
 complement P and one deviation of a sample from its class mean show every case, whatever K, n and d are.
 
 Symbols: h_i, w_i and e_i = 1 - w_i h_i are the length of axis i of the means, that of the weights, and the residual.
-At a minimiser of Eq. 1 all e_i equal c = sqrt(lambda_W lambda_H), and results are written in lambda_H and c.
+At a minimizer of Eq. 1 all e_i equal c = sqrt(lambda_W lambda_H), and results are written in lambda_H and c.
 """
 
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def neat(expr: sp.Expr) -> sp.Expr:
 
 
 def rates(residual: sp.Expr = c) -> Rates:
-    """The rates when every axis has the same residual: c at a minimiser of Eq. 1, and 1 at H = H0 = 0.
+    """The rates when every axis has the same residual: c at a minimizer of Eq. 1, and 1 at H = H0 = 0.
 
     Of the pair, ``shape`` is the symmetric combination and ``turn`` the antisymmetric one.
     """
@@ -168,7 +168,7 @@ def eigenvalue(rate: sp.Expr) -> sp.Expr:
 
 
 def pair_response() -> tuple[sp.Expr, sp.Expr]:
-    """(direct, crosstalk) at a minimiser of Eq. 1: dA_12 = direct dA0_12 + crosstalk dA0_21.
+    """(direct, crosstalk) at a minimizer of Eq. 1: dA_12 = direct dA0_12 + crosstalk dA0_21.
 
     The first is an eigenvalue of the diagonal blocks of F, the second, up to its sign, the one singular value of the
     others: A_12 belongs to class 2, A_21 to class 1.

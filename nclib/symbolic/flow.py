@@ -40,7 +40,7 @@ def energy() -> sp.Expr:
 
 
 def optimal_weight() -> sp.Expr:
-    """The w that minimises the energy: h / (a + h^2)."""
+    """The w that minimizes the energy: h / (a + h^2)."""
     (root,) = sp.solve(sp.diff(energy(), w), w)
     return sp.factor(root)
 
@@ -48,7 +48,7 @@ def optimal_weight() -> sp.Expr:
 def flow() -> Flow:
     r"""The gradient flow of one mode, with w for the optimal weight.
 
-    The derivative of a minimum over w is the partial derivative at the minimiser (envelope theorem). A deviation delta
+    The derivative of a minimum over w is the partial derivative at the minimizer (envelope theorem). A deviation delta
     enters the energy through K v, the mean of delta^2, so d(delta)/dt = -2 delta dE/d(Kv) and dv/dt = -4 v dE/d(Kv).
     """
     mean = -sp.diff(energy(), h)
