@@ -98,7 +98,7 @@ class _Flow:
 
     def __init__(self, model: Model, stats: ClassStatistics):
         self.model, self.stats = model, stats
-        self.shares, self.V = stats.counts * (stats.K / stats.N), np.eye(stats.K)
+        self.shares, self.V = stats.shares, np.eye(stats.K)
         if stats.balanced:
             _, a, VT = linalg.svd(stats.means, full_matrices=False)
             self.V = VT[a > a[0] * max(stats.means.shape) * np.finfo(float).eps].T

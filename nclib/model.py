@@ -110,7 +110,7 @@ class Model:
 
         Here n-bar = N/K and D = diag(n_k / n-bar), the identity when the classes are balanced.
         """
-        weighted = stats.means * (stats.counts * (stats.K / stats.N))
+        weighted = stats.means * stats.shares
         return linalg.solve(stats.second_moment + self.lambda_W * np.eye(stats.d), weighted, assume_a="pos").T
 
     def collapsed(self, K: int, d: int, frame=None) -> Collapsed:

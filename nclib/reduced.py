@@ -42,8 +42,7 @@ class ReducedProblem:
     def from_statistics(cls, model: Model, stats: ClassStatistics) -> "ReducedProblem":
         """One symmetric eigendecomposition, O(d^3); everything after it is O(K^2 d)."""
         spread, basis = linalg.eigh(stats.K * stats.within, driver="evd")
-        shares = stats.counts * (stats.K / stats.N)
-        return cls(model, basis, np.maximum(spread, 0), basis.T @ stats.means, shares)
+        return cls(model, basis, np.maximum(spread, 0), basis.T @ stats.means, stats.shares)
 
     def padded(self) -> "ReducedProblem":
         """The same problem with K more dimensions in which H0 is zero; it has no spurious minima."""

@@ -171,6 +171,11 @@ class ClassStatistics:
         return M @ M.T / self.K
 
     @property
+    def shares(self) -> np.ndarray:
+        """Relative class sizes K n_k / N, shape (K,); ones for balanced classes."""
+        return self.counts * (self.K / self.N)
+
+    @property
     def second_moment(self) -> np.ndarray:
         r""":math:`\frac{K}{N} H H^\top = K \Sigma_W + \frac KN \sum_k n_k \bar h_k \bar h_k^\top`, shape (d, d)."""
         return self.K * self.within + (self.means * (self.K * self.counts / self.N)) @ self.means.T
