@@ -21,10 +21,14 @@ def parameters(network):
     return [p.detach().numpy().copy() for p in network.parameters()]
 
 
+def linear_maps(network):
+    return [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+
+
 def plain_forward(network, x):
     """The scores and hidden outputs by NumPy."""
     hidden = []
-    for layer in network.layers[:-1]:
+    for layer in linear_maps(network)[:-1]:
         x = np.maximum(x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), 0)
         hidden.append(x)
     return x @ last_weights(network).T, hidden
@@ -73,8 +77,8 @@ def test_network_computes_the_plain_formula(data):
 
 
 def test_only_the_last_layer_may_lack_a_bias():
-    assert [layer.bias is not None for layer in MLP(WIDTHS).layers] == [True, True, False]
-    assert [layer.bias is not None for layer in MLP(WIDTHS, last_bias=True).layers] == [True, True, True]
+    assert [layer.bias is not None for layer in linear_maps(MLP(WIDTHS))] == [True, True, False]
+    assert [layer.bias is not None for layer in linear_maps(MLP(WIDTHS, last_bias=True))] == [True, True, True]
 
 
 def test_initial_weights_depend_on_the_seed_alone():
@@ -82,7 +86,7 @@ def test_initial_weights_depend_on_the_seed_alone():
     torch.rand(10)
     assert all(np.array_equal(a, b) for a, b in zip(first, parameters(MLP(WIDTHS, seed=1)), strict=True))
     assert not np.array_equal(first[0], parameters(MLP(WIDTHS, seed=2))[0])
-    for layer in MLP((400, 100, 30, 10)).layers:
+    for layer in linear_maps(MLP((400, 100, 30, 10))):
         largest, fan_in = layer.weight.abs().max().item(), layer.in_features
         assert 0.98 / np.sqrt(fan_in) < largest <= 1 / np.sqrt(fan_in)
     narrow = parameters(MLP(WIDTHS, seed=1, dtype=torch.float32))

@@ -1,7 +1,30 @@
 """Real networks: data, models and training. The only part of the library that imports torch."""
 
-from nclib.networks.data import digits
+from nclib.networks.data import DataMissing, ImageData, available, digits, load
 from nclib.networks.mlp import MLP, hidden_features, last_weights
-from nclib.networks.training import History, half_square, train
+from nclib.networks.probes import Probe, disagreement, features, probe
+from nclib.networks.resnet import ResNet18
+from nclib.networks.samples import Samples
+from nclib.networks.training import History, Recipe, Trainer, half_square, train
 
-__all__ = ["MLP", "History", "digits", "half_square", "hidden_features", "last_weights", "train"]
+__all__ = [
+    "MLP",
+    "DataMissing",
+    "History",
+    "ImageData",
+    "Probe",
+    "Recipe",
+    "ResNet18",
+    "Samples",
+    "Trainer",
+    "available",
+    "digits",
+    "disagreement",
+    "features",
+    "half_square",
+    "hidden_features",
+    "last_weights",
+    "load",
+    "probe",
+    "train",
+]

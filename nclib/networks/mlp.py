@@ -20,6 +20,10 @@ class MLP(nn.Module):
         seed: seed of the initial weights.
         dtype: floating-point type of the parameters.
 
+    Attributes:
+        layers: the hidden layers, each a linear map with its ReLU.
+        last: the last layer, whose weight is W of shape (K, d).
+
     Raises:
         ValueError: if there is no hidden layer or a width is not positive.
     """
@@ -35,33 +39,31 @@ class MLP(nn.Module):
         super().__init__()
         if len(widths) < 3 or min(widths) < 1:
             raise ValueError(f"widths must be at least three positive integers, not {widths}.")
+        *hidden, last = pairwise(widths)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(*pair, dtype=dtype), nn.ReLU()) for pair in hidden)
+        self.last = nn.Linear(*last, bias=last_bias, dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
-        pairs = list(pairwise(widths))
-        self.layers = nn.ModuleList()
-        for i, (fan_in, fan_out) in enumerate(pairs):
-            layer = nn.Linear(fan_in, fan_out, bias=i < len(pairs) - 1 or last_bias, dtype=dtype)
-            with torch.no_grad():
-                for parameter in layer.parameters():
-                    # Drawn in float64 and rounded, so that a float32 network starts from the same weights.
-                    draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.copy_((2 * draw - 1) / fan_in**0.5)
-            self.layers.append(layer)
+        for layer in [*(linear for linear, _ in self.layers), self.last]:
+            for parameter in layer.parameters():
+                # Drawn in float64 and rounded, so that a float32 network starts from the same weights.
+                draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+                with torch.no_grad():
+                    parameter.copy_((2 * draw - 1) / layer.in_features**0.5)
 
     @property
-    def last(self) -> nn.Linear:
-        """The last layer, whose weight is W of shape (K, d)."""
-        return self.layers[-1]
+    def points(self) -> dict[str, nn.Module]:
+        """The hidden layers by name: where `probe` can measure."""
+        return {f"layer {i}": layer for i, layer in enumerate(self.layers, start=1)}
 
     def hidden(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The outputs of the hidden layers, first to last, each of shape (N, width)."""
-        outputs = []
-        for layer in self.layers[:-1]:
-            x = torch.relu(layer(x))
-            outputs.append(x)
+        outputs, x = [], x.flatten(1)
+        for layer in self.layers:
+            outputs.append(x := layer(x))
         return outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scores (N, K)."""
+        """Scores (N, K) of inputs (N, D), or of images with D values each."""
         return self.last(self.hidden(x)[-1])
 
 
@@ -80,6 +82,6 @@ def hidden_features(network: MLP, features: np.ndarray) -> list[np.ndarray]:
         return [layer.numpy() for layer in network.hidden(x)]
 
 
-def last_weights(network: MLP) -> np.ndarray:
+def last_weights(network: nn.Module) -> np.ndarray:
     """A copy of the last layer's weights W, shape (K, d)."""
-    return network.last.weight.detach().numpy().copy()
+    return network.last.weight.detach().cpu().numpy().copy()

@@ -1,0 +1,110 @@
+"""The experiments on real networks: ``python -m nclib.networks --help``."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nclib.networks import parallel
+from nclib.networks.download import fetch
+from nclib.networks.experiments import EXPERIMENTS, SCALES, Run, runs
+from nclib.networks.runs import Journey
+from nclib.results import Result, file_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status: 0, or 3 if time ran out before all was done."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        parallel.stop()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the runs that are not complete yet, one after the other."""
+    deadline = time.monotonic() + options.time_limit
+    for seed in options.seed:
+        for wanted in runs(options.experiment, options.scale, seed, options.only):
+            if state(wanted, options.out) == "complete":
+                continue
+            journey = Journey(wanted, options.out, device=options.device)
+            total = wanted.stages * wanted.recipe.epochs
+            with tqdm(total=total, desc=f"{wanted.name}, seed {seed}", unit="epoch", disable=None) as bar:
+                result = journey.go(deadline=deadline, on_epoch=lambda n, bar=bar: bar.update(n - bar.n))
+            if not result.complete:
+                print(f"Time is up; the same command goes on with {wanted.name}, seed {seed}.", file=sys.stderr)
+                return 3
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say of each run whether it is complete, part way or missing."""
+    for experiment in EXPERIMENTS:
+        for scale in SCALES:
+            for seed in options.seed:
+                for wanted in runs(experiment, scale, seed):
+                    print(f"{experiment:14}{scale:9}{wanted.name:20}seed {seed}  {state(wanted, options.out)}")
+    return 0
+
+
+def names(options: argparse.Namespace) -> int:
+    """Say which experiments and runs there are."""
+    for experiment, function in EXPERIMENTS.items():
+        print(f"{experiment}: {function.__doc__.removesuffix('.')}")
+        for scale in SCALES:
+            print(f"  {scale:9}{', '.join(r.name for r in runs(experiment, scale))}")
+    return 0
+
+
+def download(options: argparse.Namespace) -> int:
+    """Fetch the official files of a data set."""
+    fetch(options.name, options.root)
+    return 0
+
+
+def state(wanted: Run, folder: Path) -> str:
+    """What the results file of a run says: "complete", "epoch 12 of 80", "missing", or "other settings"."""
+    path = Path(folder, wanted.experiment, wanted.scale, file_name(wanted.name, wanted.seed))
+    if not path.exists():
+        return "missing"
+    result = Result.load(path)
+    if result.config != wanted.config:
+        return "other settings"
+    if result.complete:
+        return "complete"
+    return f"epoch {result.epochs['epoch'][-1]} of {wanted.stages * wanted.recipe.epochs}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m nclib.networks", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("run", help="train and measure; complete runs are left alone, others go on")
+    one.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
+    one.add_argument("--scale", choices=SCALES, default="smoke", help="smoke (default), reduced or full")
+    one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    one.add_argument("--only", metavar="NAME", help="one run of the experiment")
+    one.add_argument("--time-limit", type=float, default=float("inf"), metavar="SECONDS", help="stop after an epoch")
+    one.set_defaults(command=run)
+    two = commands.add_parser("status", help="what is measured and what is missing")
+    two.set_defaults(command=status)
+    for command in (one, two):
+        command.add_argument("--seed", type=int, nargs="+", default=[0], metavar="S", help="one or more; default 0")
+        command.add_argument("--out", type=Path, default=Path("book/results"), metavar="DIR", help="results' folder")
+    commands.add_parser("list", help="the experiments and their runs").set_defaults(command=names)
+    three = commands.add_parser("download", help="fetch the official files of a data set")
+    three.add_argument("name", metavar="NAME", help="mnist or cifar10")
+    three.add_argument("root", type=Path, nargs="?", help="where to; default: the folder that NCLIB_DATA names")
+    three.set_defaults(command=download)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())
