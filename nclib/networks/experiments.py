@@ -114,20 +114,20 @@ def weight_decay(scale: str) -> Iterator[Run]:
 
 def end_to_end(scale: str) -> Iterator[Run]:
     """E3: networks trained as a whole, all layers measured along the way."""
-    recipe = Recipe(epochs=100, learning_rate=0.05, batch_size=128, weight_decay=5e-4, drops=(60, 90))
-    mlp = Run("end-to-end", "", scale, 0, "mnist", "mlp", 512, recipe, depth=8, layers_every=5, keep_statistics=True)
-    resnet = replace(mlp, network="resnet18", width=64)
+    recipe = Recipe(epochs=60, learning_rate=0.02, batch_size=50, weight_decay=1e-3, drops=(36, 51))
+    mlp = Run("end-to-end", "", scale, 0, "", "mlp", 256, recipe, depth=6, layers_every=5, keep_statistics=True)
+    resnet = replace(mlp, network="resnet18", width=64, recipe=replace(recipe, learning_rate=0.05, batch_size=128))
     if scale == "smoke":
-        small = replace(recipe, epochs=6, batch_size=25, drops=(5,))
-        mlp = replace(mlp, dataset="digits", width=32, depth=4, per_class=30, layers_every=2, recipe=small)
+        small = replace(recipe, epochs=6, learning_rate=0.05, batch_size=25, drops=(5,))
+        mlp = replace(mlp, width=32, depth=4, per_class=30, layers_every=2, recipe=small)
         resnet = replace(mlp, network="resnet18", width=2)
     elif scale == "reduced":
-        mlp = replace(mlp, width=128, per_class=500)
-        resnet = replace(mlp, network="resnet18", width=8, per_class=100, recipe=replace(recipe, batch_size=50))
-    for dataset in ("mnist", "cifar10"):
+        mlp = replace(mlp, per_class=500)
+        small = replace(recipe, learning_rate=0.05, batch_size=20, weight_decay=2e-3)
+        resnet = replace(resnet, width=8, per_class=100, recipe=small)
+    for dataset in ("digits",) if scale == "smoke" else ("mnist", "cifar10"):
         for run in (mlp, resnet):
-            data = dataset if scale != "smoke" else run.dataset
-            yield replace(run, name=f"{run.network}-{dataset}", dataset=data)
+            yield replace(run, name=f"{run.network}-{dataset}", dataset=dataset)
 
 
 EXPERIMENTS = {"layerwise": layerwise, "weight-decay": weight_decay, "end-to-end": end_to_end}
