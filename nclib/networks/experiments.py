@@ -75,14 +75,14 @@ NAMES = ("experiment", "name", "scale", "seed")
 def layerwise(scale: str) -> Iterator[Run]:
     """E1: an MLP grown layer by layer on frozen ones."""
     recipe = Recipe(epochs=20, learning_rate=0.01, batch_size=128, weight_decay=5e-4, drops=(14, 18))
-    for dataset in ("cifar10", "mnist"):
-        run = Run("layerwise", dataset, scale, 0, dataset, "mlp", 256, recipe, depth=10, grown=True, measure_every=5)
-        if scale == "smoke":
-            small = replace(recipe, epochs=8, learning_rate=0.05, batch_size=20, drops=(6,))
-            run = replace(run, dataset="digits", width=32, depth=4, per_class=30, recipe=small)
-        elif scale == "reduced":
-            run = replace(run, per_class=1000)
-        yield run
+    run = Run("layerwise", "", scale, 0, "", "mlp", 256, recipe, depth=10, grown=True, measure_every=5)
+    if scale == "smoke":
+        small = replace(recipe, epochs=8, learning_rate=0.05, batch_size=20, drops=(6,))
+        run = replace(run, width=32, depth=4, per_class=30, recipe=small)
+    elif scale == "reduced":
+        run = replace(run, per_class=1000)
+    for dataset in ("digits",) if scale == "smoke" else ("cifar10", "mnist"):
+        yield replace(run, name=dataset, dataset=dataset)
 
 
 # Weight decay of the feature mapping and of the last layer, as multiples of the baseline's.
