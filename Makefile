@@ -13,7 +13,9 @@ export PYTHONDONTWRITEBYTECODE ?= 1
 unexport MPLBACKEND PYTHONHOME PYTHONSTARTUP
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks lab serve bench lock lint clean browser-check text from-text
+# What the book shows; NCLIB_DATA must name a folder with the data (see book/running.md).
+SEEDS ?= 0 1 2
+.PHONY: help book test notebooks experiments lab serve bench lock lint clean browser-check text from-text
 
 help:  ## this list
 	@echo "Perturbation Analysis of Neural Collapse"
@@ -43,6 +45,11 @@ test: .venv/installed  ## library tests, and every notebook run anew and compare
 notebooks: .venv/installed  ## execute all notebooks in place
 	@$(BIN)/python tools/notebooks.py run --jobs $(JOBS)
 	@$(BIN)/python tools/overview.py
+
+experiments: .venv/installed  ## measure the real networks again: complete runs are left alone (SEEDS="0 1 2")
+	@$(BIN)/python -m nclib.networks run layerwise --scale full --device cpu --seed $(SEEDS)
+	@$(BIN)/python -m nclib.networks run end-to-end --scale reduced --device cpu --seed $(SEEDS)
+	@$(BIN)/python -m nclib.networks run weight-decay --scale reduced --device cpu --seed $(SEEDS)
 
 lab: .venv/installed  ## JupyterLab in this environment
 	@$(BIN)/jupyter lab --notebook-dir=book

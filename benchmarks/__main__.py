@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-for name in ("benchmarks.metrics", "benchmarks.solver"):
+for name in ("benchmarks.metrics", "benchmarks.solver", "benchmarks.training"):
     print(f"\n{name}\n{'=' * len(name)}", flush=True)
     sys.argv[0] = name
     runpy.run_module(name, run_name="__main__")

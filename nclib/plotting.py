@@ -8,13 +8,16 @@ import json
 from collections.abc import Sequence
 from html import escape
 from string import Template
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from IPython import get_ipython
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from nclib.results import Result, provenance
 
 # The color-blind-safe palette of Okabe and Ito, then a gray and a brown, so that ten classes have ten colors.
 CLASS_COLORS = (
@@ -57,6 +60,15 @@ def style() -> None:
     mpl.rcParams["axes.prop_cycle"] = cycler(color=CLASS_COLORS)
     if get_ipython() is not None:
         set_matplotlib_formats("svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def sources(*groups: Sequence[Result]) -> Markdown:
+    """Say below a figure where its measured results come from, one paragraph per group of runs.
+
+    Args:
+        groups: results that belong together, as `nclib.results.provenance` takes them.
+    """
+    return Markdown("\n\n".join(fill(f"*Measured:* {provenance(group)}", 76) for group in groups))
 
 
 def animate(

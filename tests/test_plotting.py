@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nclib.plotting import CLASS_COLORS, animate, style
+from nclib.plotting import CLASS_COLORS, animate, sources, style
+from nclib.results import load_all, provenance
+
+RESULTS = Path(__file__).parents[1] / "book/results"
 
 
 @pytest.fixture
@@ -105,3 +109,11 @@ def test_animation_refuses_positions_that_are_not_finite(scene):
     scene["frames"][1, 2, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
         animate(**scene)
+
+
+def test_sources_are_the_provenance_of_each_group_as_wrapped_text():
+    results = load_all(RESULTS, "end-to-end", "reduced")
+    groups = [[r for r in results if r.name == name] for name in ("mlp-mnist", "resnet18-mnist")]
+    paragraphs = sources(*groups).data.split("\n\n")
+    assert [" ".join(p.split()) for p in paragraphs] == [f"*Measured:* {provenance(group)}" for group in groups]
+    assert max(len(line) for p in paragraphs for line in p.splitlines()) <= 76

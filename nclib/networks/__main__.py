@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 1
     finally:
@@ -58,8 +59,11 @@ def names(options: argparse.Namespace) -> int:
     """Say which experiments and runs there are."""
     for experiment, function in EXPERIMENTS.items():
         print(f"{experiment}: {function.__doc__.removesuffix('.')}")
+        scales = {}
         for scale in SCALES:
-            print(f"  {scale:9}{', '.join(r.name for r in runs(experiment, scale))}")
+            scales.setdefault(", ".join(r.name for r in runs(experiment, scale)), []).append(scale)
+        for text, where in scales.items():
+            print(fill(text, 72, initial_indent=f"  {', '.join(where)}: ", subsequent_indent="    "))
     return 0
 
 

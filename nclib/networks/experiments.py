@@ -28,7 +28,7 @@ class Run:
         grown: train the hidden layers one after the other, each with a classifier of its own on the frozen ones.
         measure_every: epochs between two measurements of the last features; the first five epochs are all measured.
         layers_every: epochs between two measurements of all layers; by default the last epoch only.
-        keep_statistics: whether the class statistics of all layers are kept at the end.
+        keep_statistics: whether the class statistics of all layers are kept at the end, those of seed 0.
     """
 
     experiment: str

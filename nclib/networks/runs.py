@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class Journey:
         self.data = load(run.dataset)
         if run.per_class is not None:
             self.data = self.data.subset(run.per_class, seed=0)
+        self.commit = commit()  # of the code that runs; the files may change while it does
         self.started, self.spent = datetime.now(UTC).isoformat(timespec="seconds"), 0.0
         self.epochs = {column: [] for column in EPOCH_COLUMNS}
         self.layers = {column: [] for column in LAYER_COLUMNS}
@@ -98,6 +100,7 @@ class Journey:
             trainer.load_state(self.state)
         else:
             self._record(stage, trainer, None, None)
+            self.state = trainer.state()  # epoch 0 is measured, also if time is up now
         while trainer.epoch < total:
             if parallel.agreed(time.monotonic() > deadline):
                 return False
@@ -132,17 +135,15 @@ class Journey:
                     values = metrics(s, network if name == last else None) | {"nc4": nc4[name], "dim": s.d}
                     values |= {"epoch": row["epoch"], "layer": f"layer {stage + 1}" if run.grown else name}
                     append(self.layers, values)
-                if run.keep_statistics and epoch == run.recipe.epochs:
-                    self._keep(statistics)
+                    if run.keep_statistics and run.seed == 0 and epoch == run.recipe.epochs:
+                        self._keep(s, values["layer"], row["epoch"])
         append(self.epochs, row)
 
-    def _keep(self, statistics: dict[str, ClassStatistics]) -> None:
-        for layer, s in statistics.items():
-            name = f"{self.run.name}-seed{self.run.seed}-{layer.replace(' ', '')}.npz"
-            note = {"network": self.run.name, "layer": layer, "data": self.data.source, "seed": self.run.seed}
-            if parallel.rank() == 0:
-                path = self.folder / "statistics" / self.run.scale / name
-                save_statistics(path, s, note | {"epoch": self.run.recipe.epochs})
+    def _keep(self, statistics: ClassStatistics, layer: str, epoch: int) -> None:
+        run, name = self.run, f"{self.run.name}-seed{self.run.seed}-{layer.replace(' ', '')}.npz"
+        note = {"network": run.name, "layer": layer, "data": self.data.source, "seed": run.seed, "epoch": epoch}
+        if parallel.rank() == 0:
+            save_statistics(self.folder / "statistics" / run.scale / name, statistics, note)
 
     def _resume(self) -> None:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -159,7 +160,7 @@ class Journey:
         result = Result(
             experiment=run.experiment, name=run.name, scale=run.scale, seed=run.seed, config=run.config,
             data={"source": data.source, "split": "train", "samples": data.N, "classes": data.K},
-            device=device_in_words(self.device), versions=versions(), commit=commit(),
+            device=device_in_words(self.device), versions=versions(), commit=self.commit,
             started=self.started, duration_s=round(self.spent, 1), complete=complete,
             epochs=self.epochs, layers=self.layers,
         )  # fmt: skip
@@ -169,6 +170,7 @@ class Journey:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.checkpoint, buffer.getvalue())
             result.save(self.path)
+        parallel.agreed(True)  # no process goes on before the files are there
         return result
 
 
@@ -206,11 +208,13 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
+@cache
 def commit() -> str | None:
-    """The commit of the library that runs, None if its files differ from it or it is not in a repository."""
+    """The commit of the library at the first call, None if its files differ from it or it is not in a repository."""
     git = ["git", "-C", str(Path(nclib.__file__).parent)]
     try:
-        changed = subprocess.run([*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True)
+        status = [*git, "status", "--porcelain", "--untracked-files=no", "."]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -121,7 +121,8 @@ class Trainer:
         # The mean over processes of these is the mean over the batch, also where their shares differ by one.
         (loss * (len(batch) * parallel.world() / size)).backward()
         with torch.no_grad():
-            self.loss += loss.detach() * len(batch)
+            if len(batch) > 0:  # else a small batch left this process without a share, and its loss is 0 / 0
+                self.loss += loss.detach() * len(batch)
             self.wrong += (scores.argmax(1) != labels).sum()
             self._descend(self.recipe.step_length(self.epoch))
 
