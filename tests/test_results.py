@@ -386,7 +386,7 @@ def test_the_measured_results_of_the_book_are_valid():
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".md", *working)]
     found = {p.parent for p in files if p.suffix == ".json"}
     assert {p.suffix for p in files} <= {".json", ".npz"}
-    assert {p.parent.name for p in files if p.suffix == ".npz"} <= {"statistics"}
+    assert {p.parent.parent.name for p in files if p.suffix == ".npz"} == {"statistics"}
     assert all(len(p.relative_to(folder).parts) == 2 for p in found)
     for place in found:
         assert load_all(folder, place.parent.name, place.name)
