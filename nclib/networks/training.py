@@ -86,6 +86,8 @@ class Trainer:
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
         self.loss, self.wrong = (torch.zeros((), dtype=torch.float64, device=samples.device) for _ in range(2))
         self._graph = None
+        if samples.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one size: let cuDNN try its algorithms once
 
     def run_epoch(self) -> tuple[float, float]:
         """Train for one epoch; return the mean loss and the share of errors on the batches as they came by.
