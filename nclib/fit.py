@@ -19,33 +19,26 @@ from itertools import product, zip_longest
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, optimize
+from scipy import linalg, ndimage, optimize
 
 from nclib._checks import positive
 from nclib.metrics import nc1, nc1_trace, nc2
 from nclib.model import Model
-from nclib.solver import Solution, minimize
+from nclib.newton import trust_region_newton
+from nclib.reduced import ReducedProblem
+from nclib.solver import GRADIENT_TOLERANCE, Solution, is_certified, ridge_start, search, solution
 from nclib.statistics import EPS, ClassStatistics
 
 
 class Shape(NamedTuple):
-    r"""What rotations and a change of unit leave as it is.
+    """What rotations and a change of unit leave as it is."""
 
-    Attributes:
-        nc1_trace: :math:`\operatorname{tr}\Sigma_W / \operatorname{tr}\Sigma_B`.
-        nc1: :math:`\frac1K \operatorname{tr} \Sigma_W\Sigma_B^+`.
-        nc2: distance of ``gram`` from that of a simplex equiangular tight frame.
-        inside: share of :math:`\operatorname{tr}\Sigma_W` in the span of the centered class means.
-        gram: Gram matrix of the centered class means, (K, K), divided by its Frobenius norm.
-        spectrum: standard deviations along the principal axes of :math:`\Sigma_W`, (d,), falling, of norm one.
-    """
-
-    nc1_trace: float
-    nc1: float
-    nc2: float
-    inside: float
-    gram: np.ndarray
-    spectrum: np.ndarray
+    nc1_trace: float  # tr Sigma_W / tr Sigma_B
+    nc1: float  # tr Sigma_W pinv(Sigma_B) / K
+    nc2: float  # distance of the Gram matrix from that of a simplex equiangular tight frame
+    inside: float  # share of tr Sigma_W in the span of the centered class means
+    gram: np.ndarray  # Gram matrix of the centered class means, (K, K), divided by its Frobenius norm
+    spectrum: np.ndarray  # standard deviations along the principal axes of Sigma_W, (d,), falling, of norm one
 
 
 class Comparison(NamedTuple):
@@ -67,21 +60,13 @@ class Aligned(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction of the later layer.
+    """A prediction of the later layer."""
 
-    Attributes:
-        parameters: the fitted numbers, without the scale; those of the model are lambda_W and p.
-        interior: false if one of them lies on the edge of the box that was searched: a limit fits best.
-        loss: root of the sum of squared errors of the fitted quantities.
-        scale: factor that brought the prediction to the later layer's tr Sigma_B.
-        statistics: the prediction, after scaling.
-    """
-
-    parameters: tuple[float, ...]
-    interior: bool
-    loss: float
-    scale: float
-    statistics: ClassStatistics
+    parameters: tuple[float, ...]  # the fitted numbers, without the scale; those of the model are lambda_W and p
+    interior: bool  # false if one of them lies on the edge of the box that was searched: a limit fits best
+    loss: float  # root of the sum of squared errors of the fitted quantities
+    scale: float  # factor that brought the prediction to the later layer's tr Sigma_B
+    statistics: ClassStatistics  # the prediction, after scaling
 
 
 @dataclass(frozen=True)
@@ -113,8 +98,8 @@ def equivalent(model: Model, input_unit: float = 1.0, output_unit: float = 1.0) 
     return Model(v**2 * model.lambda_W, lambda_H, beta)
 
 
-def shape(stats: ClassStatistics) -> Shape:
-    """What depends neither on the axes nor on the unit of the features.
+def shape(stats: ClassStatistics, spectrum: bool = True) -> Shape:
+    """What depends neither on the axes nor on the unit of the features; the spectrum, which takes longest, if wanted.
 
     Raises:
         ValueError: if there is one class, all class means are equal, or Sigma_W is zero in their span.
@@ -123,7 +108,8 @@ def shape(stats: ClassStatistics) -> Shape:
     U = linalg.orth(M, rcond=1e-10)
     if not (part := np.sum(U * (stats.within @ U))) > 0:
         raise ValueError(f"Sigma_W must not vanish in the span of the centered means, but its trace there is {part}.")
-    inside, spread = float(part / np.trace(stats.within)), np.sqrt(np.maximum(linalg.eigvalsh(stats.within)[::-1], 0))
+    spread = np.sqrt(np.maximum(linalg.eigvalsh(stats.within)[::-1], 0)) if spectrum else np.ones(1)
+    inside = float(part / np.trace(stats.within))
     return Shape(*metrics, inside, M.T @ M / linalg.norm(M.T @ M), spread / linalg.norm(spread))
 
 
@@ -133,7 +119,7 @@ def compare(predicted: ClassStatistics, later: ClassStatistics) -> Comparison:
     Raises:
         ValueError: as `shape`, or if the numbers of classes differ.
     """
-    *logs, gram, spectrum = _errors(predicted, shape(later)).values()
+    *logs, gram, spectrum = _errors(shape(predicted), shape(later)).values()
     return Comparison(*map(float, logs), float(linalg.norm(gram)), float(linalg.norm(spectrum)))
 
 
@@ -163,8 +149,9 @@ def fit(earlier: ClassStatistics, later: ClassStatistics, quantities: Sequence[s
     shape(earlier)  # raises where there is none
     unit = linalg.norm(earlier.centered_means) ** 2 / (earlier.K - 1)
     box = [(1e-3 * unit, 1e3 * unit), (1e-2, 1e3)]
-    found = _least_squares(lambda x: _solve(earlier, *x).statistics, box, later, quantities)
-    return Fit(*found, solution=_solve(earlier, *found[0]))
+    solve = _solver(earlier)
+    found = _least_squares(lambda x: solve(*x).statistics, box, later, quantities)
+    return Fit(*found, solution=solve(*found[0]))
 
 
 def baselines(
@@ -186,8 +173,8 @@ def baselines(
         "contraction and frame": (2, lambda x: contracted(earlier, x[0], x[0], x[1])),
         "three numbers": (3, lambda x: contracted(earlier, *x)),
     }
-    fitted = ((name, _least_squares(f, [(1e-3, 10)] * n, later, quantities)) for name, (n, f) in families.items())
-    return {name: Prediction(*fields) for name, fields in fitted}
+    box = (1e-3, 10)
+    return {name: Prediction(*_least_squares(f, [box] * n, later, quantities)) for name, (n, f) in families.items()}
 
 
 def contracted(stats: ClassStatistics, inside: float, outside: float, power: float) -> ClassStatistics:
@@ -208,12 +195,25 @@ def contracted(stats: ClassStatistics, inside: float, outside: float, power: flo
     return ClassStatistics(stats.counts, stats.global_mean[:, None] + M_new, C @ stats.within @ C, stats.resolution)
 
 
-def _solve(earlier: ClassStatistics, lambda_W: float, p: float) -> Solution:
-    return minimize(Model(lambda_W, 0.0, p / lambda_W), earlier)
+def _solver(earlier: ClassStatistics) -> Callable[[float, float], Solution]:
+    """The minimizer as a function of lambda_W and p: one eigendecomposition, each search from the last weights."""
+    start = ReducedProblem.from_statistics(Model(1.0, 0.0, 1.0), earlier)
+    W = ridge_start(start)
+
+    def solve(lambda_W: float, p: float) -> Solution:
+        nonlocal W
+        model = Model(lambda_W, 0.0, p / lambda_W)
+        problem = ReducedProblem(model, start.basis, start.spread, start.means, start.shares)
+        point, steps = trust_region_newton(problem, W, GRADIENT_TOLERANCE / 10)
+        found = (point, point.value, steps) if is_certified(point) else search(problem, 200)
+        W = found[0].W
+        return solution(model, earlier, problem, *found)
+
+    return solve
 
 
 def _least_squares(family: Callable, box: list, later: ClassStatistics, quantities: Sequence[str]):
-    """The fields of a Prediction by the member of the family that is best, from the two best points of a grid."""
+    """The fields of a Prediction by the best member of the family, searched from the lowest valleys of a grid."""
     if isinstance(quantities, str) or not quantities or not set(quantities) <= set(Comparison._fields):
         raise ValueError(f"quantities must be some of {Comparison._fields}; given was {quantities!r}.")
     target = shape(later)
@@ -221,17 +221,19 @@ def _least_squares(family: Callable, box: list, later: ClassStatistics, quantiti
     x, last = np.ones(len(low)), 1 + np.log(high / low)  # logarithms, counted from 1 on the lower edge
 
     def residuals(x):
-        errors = _errors(family(low * np.exp(x - 1)), target)
+        errors = _errors(shape(family(low * np.exp(x - 1)), "spectrum" in quantities), target)
         return np.hstack([np.ravel(errors[name]) for name in quantities])
 
     if box:  # otherwise there is nothing to fit
-        grid = product(*np.linspace(1, last, 7)[1:-1].T)
-        starts = sorted(map(np.array, grid), key=lambda x: linalg.norm(residuals(x)))
-        options = dict(bounds=(1, last), diff_step=1e-5, xtol=1e-9, ftol=1e-11, gtol=1e-11, max_nfev=60)
-        found = [optimize.least_squares(residuals, starts[0], **options)]
-        if found[0].cost > 1e-14:  # else it cannot be beaten
-            found.append(optimize.least_squares(residuals, starts[1], **options))
-        x = min(found, key=lambda r: r.cost).x
+        size = 5 if len(x) < 3 else 3
+        grid = np.array(list(product(*np.linspace(last, 1, size + 2)[1:-1].T)))
+        height = np.array([linalg.norm(residuals(x)) for x in grid]).reshape((size,) * len(x))
+        valleys = np.flatnonzero(height == ndimage.minimum_filter(height, 3))
+        starts = grid[sorted(valleys, key=lambda i: height.flat[i])[:3]]
+        options = dict(bounds=(1, last), diff_step=1e-5, max_nfev=60)
+        rough = (optimize.least_squares(residuals, x, xtol=1e-3, ftol=1e-3, gtol=1e-3, **options) for x in starts)
+        x = min(rough, key=lambda r: r.cost).x
+        x = optimize.least_squares(residuals, x, xtol=1e-9, ftol=1e-11, gtol=1e-11, **options).x
     best, interior = low * np.exp(x - 1), bool(np.all((x > 1.01) & (x < last - 0.01)))
     s = family(best)
     v = float(linalg.norm(later.centered_means) / linalg.norm(s.centered_means))
@@ -239,9 +241,8 @@ def _least_squares(family: Callable, box: list, later: ClassStatistics, quantiti
     return tuple(map(float, best)), interior, float(linalg.norm(residuals(x))), v, s
 
 
-def _errors(predicted: ClassStatistics, target: Shape) -> dict[str, np.ndarray]:
+def _errors(found: Shape, target: Shape) -> dict[str, np.ndarray]:
     """Differences to the target in the order of `Comparison`; arrays for the Gram matrix and the spectrum."""
-    found = shape(predicted)
     if found.gram.shape != target.gram.shape:
         raise ValueError(f"the layers must have the same classes, but have {len(found.gram)} and {len(target.gram)}.")
     errors = {name: np.log(getattr(found, name) / getattr(target, name)) for name in Comparison._fields[:3]}

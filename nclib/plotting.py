@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from IPython import get_ipython
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from nclib.results import Result, provenance
@@ -62,13 +62,14 @@ def style() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def sources(*groups: Sequence[Result]) -> Markdown:
-    """Say below a figure where its measured results come from, one paragraph per group of runs.
+def sources(*groups: Sequence[Result]) -> HTML:
+    """Say below a figure where its measured results come from, one line of small print per group of runs.
 
     Args:
         groups: results that belong together, as `nclib.results.provenance` takes them.
     """
-    return Markdown("\n\n".join(fill(f"*Measured:* {provenance(group)}", 76) for group in groups))
+    lines = "<br>\n".join(fill(escape(f"Measured: {provenance(group)}"), 76) for group in groups)
+    return HTML(f'<p class="sources">{lines}</p>')
 
 
 def animate(

@@ -114,6 +114,7 @@ def test_animation_refuses_positions_that_are_not_finite(scene):
 def test_sources_are_the_provenance_of_each_group_as_wrapped_text():
     results = load_all(RESULTS, "end-to-end", "reduced")
     groups = [[r for r in results if r.name == name] for name in ("mlp-mnist", "resnet18-mnist")]
-    paragraphs = sources(*groups).data.split("\n\n")
-    assert [" ".join(p.split()) for p in paragraphs] == [f"*Measured:* {provenance(group)}" for group in groups]
-    assert max(len(line) for p in paragraphs for line in p.splitlines()) <= 76
+    html = sources(*groups).data
+    inner = re.fullmatch(r'<p class="sources">(.*)</p>', html, re.DOTALL)[1].split("<br>")
+    assert [" ".join(line.split()) for line in inner] == [f"Measured: {provenance(group)}" for group in groups]
+    assert max(map(len, html.splitlines())) <= 100

@@ -1,6 +1,6 @@
 """Real networks: data, models and training. The only part of the library that imports torch."""
 
-from nclib.networks.data import DataMissing, ImageData, available, digits, load
+from nclib.networks.data import CorruptData, DataMissing, ImageData, available, digits, load
 from nclib.networks.mlp import MLP, hidden_features, last_weights
 from nclib.networks.probes import Probe, disagreement, features, probe
 from nclib.networks.resnet import ResNet18
@@ -9,6 +9,7 @@ from nclib.networks.training import History, Recipe, Trainer, half_square, train
 
 __all__ = [
     "MLP",
+    "CorruptData",
     "DataMissing",
     "History",
     "ImageData",

@@ -58,7 +58,7 @@ def status(options: argparse.Namespace) -> int:
 def names(options: argparse.Namespace) -> int:
     """Say which experiments and runs there are."""
     for experiment, function in EXPERIMENTS.items():
-        print(f"{experiment}: {function.__doc__.removesuffix('.')}")
+        print(fill(f"{experiment}: {function.__doc__.rstrip('.')}", 72, subsequent_indent="    "))
         scales = {}
         for scale in SCALES:
             scales.setdefault(", ".join(r.name for r in runs(experiment, scale)), []).append(scale)
