@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from nclib.networks import parallel
 from nclib.networks.download import fetch
-from nclib.networks.experiments import EXPERIMENTS, SCALES, Run, runs
+from nclib.networks.experiments import EXPERIMENTS, Run, runs
 from nclib.networks.runs import Journey
-from nclib.results import Result, file_name
+from nclib.results import SCALES, Result, file_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

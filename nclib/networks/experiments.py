@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from nclib.networks.training import Recipe
-
-SCALES = ("smoke", "reduced", "full")
+from nclib.results import SCALES
 
 
 @dataclass(frozen=True)

@@ -84,16 +84,19 @@ def disagreement(
         A share between 0 and 1 for each name.
     """
     points = network.points if points is None else points
-    means = {name: torch.as_tensor(statistics[name].means, device=samples.device) for name in points}
-    origin = {name: m.mean(1, keepdim=True) for name, m in means.items()}
+    centers = {}
+    for name in points:
+        means = torch.as_tensor(statistics[name].means, device=samples.device)
+        origin = means.mean(1, keepdim=True)
+        M = means - origin
+        centers[name] = origin, M, M.square().sum(0)[:, None] / 2
     count = torch.zeros(len(points), dtype=torch.int64, device=samples.device)
     with recording(points) as outputs, evaluating(network):
         for _, x, _ in _batches(samples, batch_size):
             decision = network(x).argmax(1)
-            for i, (name, m) in enumerate(means.items()):
+            for i, (name, (origin, M, half)) in enumerate(centers.items()):
                 # |h - m_k|^2 up to |h|^2, about the middle of the means, so that a common offset costs no digits.
-                M, h = m - origin[name], pooled(outputs[name]).double().T - origin[name]
-                nearest = (M.square().sum(0)[:, None] / 2 - M.T @ h).argmin(0)
+                nearest = (half - M.T @ (pooled(outputs[name]).double().T - origin)).argmin(0)
                 count[i] += (nearest != decision).sum()
     return dict(zip(points, (parallel.total(count).double() / len(samples)).tolist(), strict=True))
 

@@ -29,6 +29,7 @@ from nclib.statistics import ClassStatistics
 EPOCH_COLUMNS = (
     "epoch", "stage", "batch_loss", "batch_error", "loss", "error", "nc1", "nc1_trace", "nc2", "nc3",
 )  # fmt: skip
+RESUMED = ("started", "spent", "epochs", "layers", "frozen", "state")  # what of a Journey a checkpoint keeps
 
 
 def build(run: Run, values: np.ndarray, classes: int, seed: int) -> nn.Module:
@@ -100,16 +101,16 @@ class Journey:
             trainer.load_state(self.state)
         else:
             self._record(stage, trainer, None, None)
-            self.state = trainer.state()  # epoch 0 is measured, also if time is up now
         while trainer.epoch < total:
             if parallel.agreed(time.monotonic() > deadline):
+                self.state = trainer.state()
                 return False
             self._record(stage, trainer, *trainer.run_epoch())
-            self.state = trainer.state()
             if parallel.agreed(time.monotonic() - self._saved > self.save_every):
+                self.state = trainer.state()
                 self._save(complete=False)
             on_epoch(stage * total + trainer.epoch)
-        self.frozen.append(self.state["network"])
+        self.frozen.append(trainer.state()["network"])
         self.state = None
         return True
 
@@ -149,7 +150,7 @@ class Journey:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if saved["config"] != self.run.config:
             raise ValueError(f"{self.checkpoint} belongs to other settings; remove it to begin anew.")
-        for key in ("started", "spent", "epochs", "layers", "frozen", "state"):
+        for key in RESUMED:
             setattr(self, key, saved[key])
 
     def _save(self, *, complete: bool) -> Result:
@@ -165,9 +166,7 @@ class Journey:
             epochs=self.epochs, layers=self.layers,
         )  # fmt: skip
         if parallel.rank() == 0:
-            keys = ("started", "spent", "epochs", "layers", "frozen", "state")
-            torch.save({"config": run.config} | {key: getattr(self, key) for key in keys}, buffer := BytesIO())
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"config": run.config} | {key: getattr(self, key) for key in RESUMED}, buffer := BytesIO())
             write_atomic(self.checkpoint, buffer.getvalue())
             result.save(self.path)
         parallel.agreed(True)  # no process goes on before the files are there
