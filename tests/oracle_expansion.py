@@ -5,6 +5,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from tests.oracle_model import dense_objective, one_hot
+from tests.oracle_response import slope
 
 
 def potential(model, labels, K):
@@ -38,16 +39,16 @@ def dense_flow(model, features, labels, times):
     (N, d), K = features.shape, labels.max() + 1
     Y = one_hot(labels, K)
 
-    def slope(_, h):
+    def velocity(_, h):
         H = h.reshape(N, d).T
         W = np.linalg.solve(H @ H.T + N / K * model.lambda_W * np.eye(d), H @ Y.T).T
         return -(W.T @ (W @ H - Y) + model.lambda_H * H).T.ravel()
 
-    path = solve_ivp(slope, (0, times[-1]), features.ravel(), "RK45", times, rtol=1e-11, atol=1e-12)
+    path = solve_ivp(velocity, (0, times[-1]), features.ravel(), "RK45", times, rtol=1e-11, atol=1e-12)
     return path.y.T.reshape(len(times), N, d)
 
 
 def order(steps, errors):
     """Slope of log error against log step; the steps must span three decades and the errors may not stall."""
     assert max(steps) / min(steps) >= 999 and np.all(np.array(errors) > 0)
-    return np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    return slope(steps, errors)
