@@ -22,9 +22,13 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, print_b
 settings.load_profile("repeatable")
 
 
-def execute_cell_input(self: RunningKernel, cell_input: str, allow_stdin: bool | None = None) -> str:
+def execute_cell_input(
+    self: RunningKernel, cell_input: str, allow_stdin: bool | None = None
+) -> str:
     """nbval's execution with history, as in a notebook: without it a closing semicolon does not hide a result."""
-    return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+    return self.kc.execute(
+        cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+    )
 
 
 RunningKernel.execute_cell_input = execute_cell_input
@@ -38,21 +42,34 @@ def figures(outputs: list) -> list[tuple[dict, str]]:
     return sorted(found, key=lambda item: item[1])
 
 
-def compare_outputs(self: IPyNbCell, test: list, ref: list, skip_compare: tuple | None = None) -> bool:
+def compare_outputs(
+    self: IPyNbCell, test: list, ref: list, skip_compare: tuple | None = None
+) -> bool:
     """nbval's comparison, with figures compared by what they show.
 
     nbval compares drawings letter by letter, which fails for a last digit, and pictures not at all.
     """
     fresh, stored = figures(test), figures(ref)
     kinds = [[mime for _, mime in group] for group in (stored, fresh)]
-    found = [] if kinds[0] == kinds[1] else [f"the cell stores the figures {kinds[0]} and draws {kinds[1]}"]
+    found = (
+        []
+        if kinds[0] == kinds[1]
+        else [f"the cell stores the figures {kinds[0]} and draws {kinds[1]}"]
+    )
     if not found:
         for number, ((old, mime), (new, _)) in enumerate(zip(stored, fresh, strict=True), start=1):
-            found += [f"figure {number} ({mime}): {what}" for what in differences(mime, old[mime], new[mime])]
+            found += [
+                f"figure {number} ({mime}): {what}"
+                for what in differences(mime, old[mime], new[mime])
+            ]
             new[mime] = old[mime]
     if found:
         hint = "If the change is meant, run `make notebooks` and look at the new figure."
-        self.comparison_traceback = [*found[:10], *([f"... {len(found) - 10} more"] if len(found) > 10 else []), hint]
+        self.comparison_traceback = [
+            *found[:10],
+            *([f"... {len(found) - 10} more"] if len(found) > 10 else []),
+            hint,
+        ]
         return False
     return compare_strictly(self, test, ref, skip_compare)
 

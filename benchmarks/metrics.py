@@ -120,7 +120,9 @@ def print_peak(route, N, d):
     process = Path("/proc/self")
     if not (process / "clear_refs").exists():  # not on Linux
         return print("nan")
-    (process / "clear_refs").write_text("5")  # the high-water mark starts anew at what is resident now
+    (process / "clear_refs").write_text(
+        "5"
+    )  # the high-water mark starts anew at what is resident now
     before = resident("VmRSS")
     ROUTES[route](X, y)
     print(resident("VmHWM") - before)
@@ -136,14 +138,26 @@ def print_times(sizes, rounds):
     for N, d in sizes:
         X, y = gaussian_classes(N, d)
         rows = [{route: seconds(route, X, y) for route in TIMED} for _ in range(rounds)]
-        print(f"\n{N:,} x {d:,} float32, K = 10 (input {X.nbytes / 2**20:.0f} MiB), {rounds} rounds")
-        print(f"{'route':<17}{'seconds':>9}{'x measure':>11}{'x statistics':>14}{'peak MiB':>10}   rate")
+        print(
+            f"\n{N:,} x {d:,} float32, K = 10 (input {X.nbytes / 2**20:.0f} MiB), {rounds} rounds"
+        )
+        print(
+            f"{'route':<17}{'seconds':>9}{'x measure':>11}{'x statistics':>14}{'peak MiB':>10}   rate"
+        )
         for route in TIMED:
             t = statistics.median(row[route] for row in rows)
-            ratios = (statistics.median(row[route] / row[ours] for row in rows) for ours in TIMED[:2])
+            ratios = (
+                statistics.median(row[route] / row[ours] for row in rows) for ours in TIMED[:2]
+            )
             # Two reads of the input; or the N d^2 operations of a symmetric rank-N update.
-            rate = f"{2 * X.nbytes / t / 1e9:.1f} GB/s" if route == "measure" else f"{N * d * d / t / 1e9:.0f} Gflop/s"
-            print(f"{route:<17}{t:>9.3f}{next(ratios):>11.1f}{next(ratios):>14.2f}{peak(route, N, d):>10.0f}   {rate}")
+            rate = (
+                f"{2 * X.nbytes / t / 1e9:.1f} GB/s"
+                if route == "measure"
+                else f"{N * d * d / t / 1e9:.0f} Gflop/s"
+            )
+            print(
+                f"{route:<17}{t:>9.3f}{next(ratios):>11.1f}{next(ratios):>14.2f}{peak(route, N, d):>10.0f}   {rate}"
+            )
 
 
 # ---- correct digits ----------------------------------------------------------------------------------------------
@@ -171,7 +185,11 @@ def extended_nc1(X, y):
 def hard_cases(d):
     """Yield name, float32 features, labels and true NC1."""
     K, n, rng = 10, 64, np.random.default_rng(1)
-    M, y, noise = rng.normal(size=(K, d)), rng.permutation(np.repeat(np.arange(K), n)), rng.normal(size=(K * n, d))
+    M, y, noise = (
+        rng.normal(size=(K, d)),
+        rng.permutation(np.repeat(np.arange(K), n)),
+        rng.normal(size=(K * n, d)),
+    )
 
     def case(name, means, spread):
         X = (means[y] + spread * noise).astype(np.float32)
@@ -186,7 +204,11 @@ def hard_cases(d):
         close[1] = M[0] + apart * rng.normal(size=d)
         yield case(f"two classes {apart:.1%} apart", close, 0.1 * apart)
     # Collinear means up to the rounding to float32, and residuals +-h over the rows h of a Hadamard matrix.
-    v, H, steps = rng.normal(size=d), np.vstack([hadamard(d), -hadamard(d)]) / 4, np.arange(K) - (K - 1) / 2
+    v, H, steps = (
+        rng.normal(size=d),
+        np.vstack([hadamard(d), -hadamard(d)]) / 4,
+        np.arange(K) - (K - 1) / 2,
+    )
     X = np.vstack([t * v + H for t in steps]).astype(np.float32)
     yield "collinear means", X, np.repeat(np.arange(K), 2 * d), 1 / 16 / (v @ v * (steps @ steps))
 
@@ -198,17 +220,26 @@ def verdict(value, truth):
 
 
 def print_digits(d):
-    print(f"\nCorrect digits of NC1, float32 features, K = 10, d = {d} (the value itself where no digit is right).")
-    print("The truth is that of the rounded features; for the collinear means that before rounding.")
+    print(
+        f"\nCorrect digits of NC1, float32 features, K = 10, d = {d} (the value itself where no digit is right)."
+    )
+    print(
+        "The truth is that of the rounded features; for the collinear means that before rounding."
+    )
     print(f"{'case':<27}{'truth':>9}" + "".join(f"{route:>16}" for route in ROUTES))
     for name, X, y, truth in hard_cases(d):
-        print(f"{name:<27}{truth:>9.1e}" + "".join(f"{verdict(r(X, y), truth):>16}" for r in ROUTES.values()))
+        print(
+            f"{name:<27}{truth:>9.1e}"
+            + "".join(f"{verdict(r(X, y), truth):>16}" for r in ROUTES.values())
+        )
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, in seconds")
-    parser.add_argument("--peak", nargs=3, metavar=("ROUTE", "N", "D"), help="print the memory that one route needs")
+    parser.add_argument(
+        "--peak", nargs=3, metavar=("ROUTE", "N", "D"), help="print the memory that one route needs"
+    )
     options = parser.parse_args(arguments)
     if options.peak:
         route, N, d = options.peak

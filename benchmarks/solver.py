@@ -23,14 +23,17 @@ from scipy import optimize
 from threadpoolctl import threadpool_limits
 
 from nclib import ClassStatistics, Model, minimize
-from nclib.newton import trust_region_newton
-from nclib.reduced import ReducedProblem
-from nclib.solver import ridge_start
+from nclib.foundations.minimize import ridge_start
+from nclib.foundations.newton import trust_region_newton
+from nclib.foundations.reduced import ReducedProblem
 
 LAMBDA = 5e-3
 TOLERANCE = 1e-6
 SIZES = [(4, 10, 10), (10, 64, 100), (10, 512, 500)]
-SPREAD, DISTANCE = 1.0, 2.0  # root mean square distance of a sample from its class mean, of a mean from zero
+SPREAD, DISTANCE = (
+    1.0,
+    2.0,
+)  # root mean square distance of a sample from its class mean, of a mean from zero
 
 
 class Plain(NamedTuple):
@@ -66,7 +69,9 @@ class FullProblem:
         self.evaluations = 0
 
     def parts(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return z[: self.K * self.d].reshape(self.K, self.d), z[self.K * self.d :].reshape(self.N, self.d)
+        return z[: self.K * self.d].reshape(self.K, self.d), z[self.K * self.d :].reshape(
+            self.N, self.d
+        )
 
     def start(self, weights: np.ndarray) -> np.ndarray:
         return np.concatenate([weights.ravel(), self.H0.ravel() / self.scale])
@@ -89,7 +94,9 @@ class FullProblem:
         gradient_H *= self.scale / N
         self.value = float(fit / (2 * N) + m.lambda_W * np.vdot(W, W) / (2 * self.K))
         # The gradient in (W, H) itself, whatever the scale: the two versions are stopped by the same number.
-        self.norm = float(np.hypot(np.linalg.norm(gradient_W), np.linalg.norm(gradient_H) / self.scale))
+        self.norm = float(
+            np.hypot(np.linalg.norm(gradient_W), np.linalg.norm(gradient_H) / self.scale)
+        )
         return self.value, gradient
 
 
@@ -140,16 +147,26 @@ def compare(K: int, d: int, n: int, beta: float, cap: float) -> None:
     weights = model.optimal_weights(stats)
     first = (full(full.start(weights)), full.norm)[1]
     full(np.concatenate([solution.weights.ravel(), solution.features(features, labels).ravel()]))
-    note = f"{'' if solution.certified else 'not '}certified; statistics of H0 took {counting:.4f} s"
+    note = (
+        f"{'' if solution.certified else 'not '}certified; statistics of H0 took {counting:.4f} s"
+    )
     where = f"{K:3} {d:4} {n:4} {beta:4g}"
-    print(f"{where}  {'minimize':16}  {ours:9.4f} {'':8} {full.norm / first:8.0e} {'1x':>9}  {note}")
-    print(f"{where}  {'Newton, one start':16} {single:9.4f} {'':8} {'':8} {ratio_text(single / ours):>9}")
+    print(
+        f"{where}  {'minimize':16}  {ours:9.4f} {'':8} {full.norm / first:8.0e} {'1x':>9}  {note}"
+    )
+    print(
+        f"{where}  {'Newton, one start':16} {single:9.4f} {'':8} {'':8} {ratio_text(single / ours):>9}"
+    )
     for name, scale in [("L-BFGS-B", 1.0), ("L-BFGS-B, scaled", float(np.sqrt(n)))]:
         plain = run_plain(FullProblem(model, features, labels, scale), weights, cap)
         ratio = ("" if plain.reached else ">") + ratio_text(plain.seconds / ours)
         note = f"f is {plain.objective / solution.objective - 1:+.0e} off ours"
         if not plain.reached:
-            note += f"; gave up at {plain.seconds:.0f} s" if plain.seconds < cap else f"; not in {cap:.0f} s"
+            note += (
+                f"; gave up at {plain.seconds:.0f} s"
+                if plain.seconds < cap
+                else f"; not in {cap:.0f} s"
+            )
         row = f"{name:16}  {plain.seconds:9.4f} {plain.evaluations:8} {plain.gradient:8.0e} {ratio:>9}"
         print(f"{where}  {row}  {note}", flush=True)
 
@@ -178,7 +195,9 @@ def statistics_by_law(means: np.ndarray, n: int, rng: np.random.Generator) -> Cl
     """
     K, d = means.shape
     s, N = SPREAD / np.sqrt(d), K * n
-    A = np.tril(rng.standard_normal((d, d)), -1) + np.diag(np.sqrt(rng.chisquare(N - K - np.arange(d))))
+    A = np.tril(rng.standard_normal((d, d)), -1) + np.diag(
+        np.sqrt(rng.chisquare(N - K - np.arange(d)))
+    )
     sampled = means + s / np.sqrt(n) * rng.standard_normal((K, d))
     return ClassStatistics(np.full(K, n), sampled.T, s**2 / N * A @ A.T)
 
@@ -192,21 +211,34 @@ def scaling(K: int, d: int, betas: list[float]) -> None:
         began = perf_counter()
         stats = way(draw_means(K, d, rng), n, rng)
         made = perf_counter() - began
-        how = "from all samples in blocks" if way is statistics_by_blocks else "drawn from their exact law, no samples"
+        how = (
+            "from all samples in blocks"
+            if way is statistics_by_blocks
+            else "drawn from their exact law, no samples"
+        )
         for beta in betas:
             model = Model(LAMBDA, LAMBDA, beta)
             solution, seconds = best_of(partial(minimize, model, stats))
-            print(f"{K:3} {d:4} {n:8} {beta:4g}  {seconds:9.4f}  gradient {solution.gradient_norm:.0e}, "
-                  f"{'' if solution.certified else 'not '}certified; statistics {how} ({made:.2f} s)", flush=True)
+            print(
+                f"{K:3} {d:4} {n:8} {beta:4g}  {seconds:9.4f}  gradient {solution.gradient_norm:.0e}, "
+                f"{'' if solution.certified else 'not '}certified; statistics {how} ({made:.2f} s)",
+                flush=True,
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="only the two small sizes, and d = 64 for large n")
-    parser.add_argument("--cap", type=float, help="seconds for each row of L-BFGS-B (default: 300, quick 10)")
+    parser.add_argument(
+        "--quick", action="store_true", help="only the two small sizes, and d = 64 for large n"
+    )
+    parser.add_argument(
+        "--cap", type=float, help="seconds for each row of L-BFGS-B (default: 300, quick 10)"
+    )
     arguments = parser.parse_args()
     cap = arguments.cap or (10.0 if arguments.quick else 300.0)
-    print(f"lambda_W = lambda_H = {LAMBDA:g}; gradient: relative to that at (W*(H0), H0); ratio: time over ours\n")
+    print(
+        f"lambda_W = lambda_H = {LAMBDA:g}; gradient: relative to that at (W*(H0), H0); ratio: time over ours\n"
+    )
     print("  K    d    n beta  method              seconds f calls  gradient     ratio  note")
     for K, d, n in SIZES[: 2 if arguments.quick else 3]:
         for beta in (1.0, 10.0):

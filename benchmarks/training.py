@@ -54,7 +54,12 @@ def loader(dataset: Dataset, batch_size: int, device: torch.device) -> DataLoade
     on_gpu = device.type == "cuda"
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     return DataLoader(
-        dataset, batch_size, shuffle=True, num_workers=workers, pin_memory=on_gpu, persistent_workers=workers > 0
+        dataset,
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=on_gpu,
+        persistent_workers=workers > 0,
     )
 
 
@@ -81,22 +86,32 @@ def indexed(x: torch.Tensor, y: torch.Tensor, batch_size: int) -> Iterator:
         yield x[batch], y[batch]
 
 
-def routes(make: Callable[[], nn.Module], samples: Samples, batch_size: int) -> dict[str, Callable[[], object]]:
+def routes(
+    make: Callable[[], nn.Module], samples: Samples, batch_size: int
+) -> dict[str, Callable[[], object]]:
     """One epoch of each kind of training, each with a network of its own."""
     device = samples.device
     ours = Trainer(make(), samples, Recipe(epochs=1, batch_size=batch_size, **RECIPE))
-    x = torch.cat([samples.inputs(i) for i in torch.arange(len(samples), device=device).split(5000)])
+    x = torch.cat(
+        [samples.inputs(i) for i in torch.arange(len(samples), device=device).split(5000)]
+    )
     sources = {
         "image by image": partial(iter, loader(Images(samples), batch_size, device)),
-        "TensorDataset": partial(iter, loader(TensorDataset(x.cpu(), samples.labels.cpu()), batch_size, device)),
+        "TensorDataset": partial(
+            iter, loader(TensorDataset(x.cpu(), samples.labels.cpu()), batch_size, device)
+        ),
         "on the device": partial(indexed, x, samples.labels, batch_size),
     }
     found: dict[str, Callable[[], object]] = {"Trainer": ours.run_epoch}
     for name, batches in sources.items():
         fast = name == "on the device"
-        network = make().to(device, memory_format=samples.layout if fast else torch.contiguous_format)
+        network = make().to(
+            device, memory_format=samples.layout if fast else torch.contiguous_format
+        )
         settings = {"lr": RECIPE["learning_rate"], "momentum": RECIPE["momentum"]}
-        optimizer = torch.optim.SGD(network.parameters(), weight_decay=RECIPE["weight_decay"], **settings)
+        optimizer = torch.optim.SGD(
+            network.parameters(), weight_decay=RECIPE["weight_decay"], **settings
+        )
         found[name] = partial(plain_epoch, network, optimizer, batches, device, fast=fast)
     return found
 
@@ -133,7 +148,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return perf_counter() - start
 
 
-def compare(found: dict[str, Callable[[], object]], count: int, unit: str, rounds: int, device: torch.device) -> None:
+def compare(
+    found: dict[str, Callable[[], object]], count: int, unit: str, rounds: int, device: torch.device
+) -> None:
     """A row for each route: its rate, and how many times as long as the first one it takes."""
     for work in found.values():
         seconds(work, device)
@@ -148,7 +165,9 @@ def compare(found: dict[str, Callable[[], object]], count: int, unit: str, round
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="on a GPU fewer images; on a CPU they are few anyway")
+    parser.add_argument(
+        "--quick", action="store_true", help="on a GPU fewer images; on a CPU they are few anyway"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     options = parser.parse_args(arguments)
     threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
@@ -157,12 +176,18 @@ def main(arguments: list[str] | None = None) -> None:
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else "CPU"
     print(f"device: {name}; {threads} threads; PyTorch {torch.__version__}")
-    width, count, mlp_count = (64, 5_000 if options.quick else 50_000, 50_000) if on_gpu else (8, 300, 2_500)
+    width, count, mlp_count = (
+        (64, 5_000 if options.quick else 50_000, 50_000) if on_gpu else (8, 300, 2_500)
+    )
     rounds = 3
     widths = (3072, 512, 512, 512, K)
     networks = (
         (f"ResNet-18 of width {width}", partial(ResNet18, K, width=width), count),
-        (f"MLP of widths {', '.join(map(str, widths))}", partial(MLP, widths, dtype=torch.float32), mlp_count),
+        (
+            f"MLP of widths {', '.join(map(str, widths))}",
+            partial(MLP, widths, dtype=torch.float32),
+            mlp_count,
+        ),
     )
     rng = np.random.default_rng(0)
     for name, make, N in networks:
@@ -173,7 +198,13 @@ def main(arguments: list[str] | None = None) -> None:
         network = make().to(device, memory_format=samples.layout)
         print(f"\nNC1 of its {len(network.points)} layers")
         works = {"probe": by_probe, "features and pinv": by_features}
-        compare({key: partial(work, network, samples) for key, work in works.items()}, N, "images", rounds, device)
+        compare(
+            {key: partial(work, network, samples) for key, work in works.items()},
+            N,
+            "images",
+            rounds,
+            device,
+        )
 
 
 if __name__ == "__main__":

@@ -1,29 +1,145 @@
-"""Perturbation analysis of neural collapse: class statistics, metrics, the perturbed features model and its solver.
+"""Perturbation analysis of neural collapse: metrics, the perturbed features model, its solver and its theory.
 
-The core needs NumPy, SciPy and threadpoolctl only. ``nclib.plotting`` brings in matplotlib, ``nclib.symbolic``
-SymPy, and ``nclib.networks`` torch; import them by name.
+The folders are the parts of the book: `foundations`, `perturbation`, `measured` and `networks`. Every public function of
+the first three can be imported from here. That needs NumPy, SciPy and threadpoolctl only; `nclib.plotting` brings in
+matplotlib, `nclib.perturbation.symbolic` SymPy, and `nclib.networks` torch: import them by name.
 """
 
-from nclib.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
-from nclib.model import Collapsed, Gradient, Model
-from nclib.solver import Solution, Status, minimize
-from nclib.statistics import ClassStatistics
+from nclib.foundations.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
+from nclib.foundations.minimize import Solution, Status, minimize, ridge_start
+from nclib.foundations.model import Collapsed, Gradient, Model
+from nclib.foundations.newton import trust_region_newton
+from nclib.foundations.reduced import ReducedProblem
+from nclib.foundations.statistics import ClassStatistics
+from nclib.measured.fit import (
+    Aligned,
+    Comparison,
+    Fit,
+    Prediction,
+    Shape,
+    aligned,
+    baselines,
+    compare,
+    contracted,
+    equivalent,
+    fit,
+    shape,
+)
+from nclib.measured.results import (
+    Result,
+    load_all,
+    load_statistics,
+    over_seeds,
+    provenance,
+    save_statistics,
+)
+from nclib.perturbation.central_path import CentralPath, central_path
+from nclib.perturbation.contraction import Rates, rates
+from nclib.perturbation.curvature import Curvature
+from nclib.perturbation.response import (
+    LargeBetaResponse,
+    Response,
+    Step,
+    response,
+    response_large_beta,
+)
+from nclib.perturbation.second_order import (
+    Attenuation,
+    Coefficients,
+    Expansion,
+    Ratio,
+    attenuation,
+    coefficients,
+    nc1_ratio,
+    nc1_trace_ratio,
+    second_order,
+)
+from nclib.perturbation.series import (
+    StatisticsSeries,
+    flow_series,
+    gradient_derivatives,
+    series,
+    series_statistics,
+)
+from nclib.perturbation.spectrum import (
+    BlockSpectrum,
+    Eigenspace,
+    Spectrum,
+    block_spectrum,
+    eigenbases,
+    optimal_radii,
+    spectrum,
+    spectrum_at_radius,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aligned",
+    "Attenuation",
+    "BlockSpectrum",
+    "CentralPath",
     "ClassStatistics",
+    "Coefficients",
     "Collapsed",
+    "Comparison",
+    "Curvature",
+    "Eigenspace",
+    "Expansion",
+    "Fit",
     "Gradient",
+    "LargeBetaResponse",
     "Metrics",
     "Model",
+    "Prediction",
+    "Rates",
+    "Ratio",
+    "ReducedProblem",
+    "Response",
+    "Result",
+    "Shape",
     "Solution",
+    "Spectrum",
+    "StatisticsSeries",
     "Status",
+    "Step",
+    "aligned",
+    "attenuation",
+    "baselines",
+    "block_spectrum",
+    "central_path",
+    "coefficients",
+    "compare",
+    "contracted",
+    "eigenbases",
+    "equivalent",
+    "fit",
+    "flow_series",
+    "gradient_derivatives",
+    "load_all",
+    "load_statistics",
     "measure",
     "minimize",
     "nc1",
+    "nc1_ratio",
     "nc1_trace",
+    "nc1_trace_ratio",
     "nc2",
     "nc3",
     "nc4",
+    "optimal_radii",
+    "over_seeds",
+    "provenance",
+    "rates",
+    "response",
+    "response_large_beta",
+    "ridge_start",
+    "save_statistics",
+    "second_order",
+    "series",
+    "series_statistics",
+    "shape",
+    "spectrum",
+    "spectrum_at_radius",
+    "trust_region_newton",
 ]

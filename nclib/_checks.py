@@ -21,9 +21,13 @@ def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
     if x.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, d), one row per sample; the shape given is {x.shape}.")
+        raise ValueError(
+            f"{name} must have shape (N, d), one row per sample; the shape given is {x.shape}."
+        )
     if 0 in x.shape:
-        raise ValueError(f"{name} must have at least one row and one column; the shape given is {x.shape}.")
+        raise ValueError(
+            f"{name} must have at least one row and one column; the shape given is {x.shape}."
+        )
     return x if x.dtype in (np.float16, np.float32, np.float64) else x.astype(np.float64)
 
 
@@ -41,7 +45,9 @@ def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.n
     if y.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, not {y.dtype}.")
     if y.shape != (N,):
-        raise ValueError(f"labels must have shape ({N},), one per sample; the shape given is {y.shape}.")
+        raise ValueError(
+            f"labels must have shape ({N},), one per sample; the shape given is {y.shape}."
+        )
     low, high = int(y.min()), int(y.max())
     if low < 0:
         raise ValueError(f"labels must not be negative, but the label {low} occurs.")

@@ -17,12 +17,20 @@ from IPython import get_ipython
 from IPython.display import HTML
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from nclib.results import Result, provenance
+from nclib.measured.results import Result, provenance
 
 # The color-blind-safe palette of Okabe and Ito, then a gray and a brown, so that ten classes have ten colors.
 CLASS_COLORS = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7",
-    "#56B4E9", "#F0E442", "#000000", "#7F7F7F", "#8C510A",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+    "#7F7F7F",
+    "#8C510A",
 )
 
 _SETTINGS = {
@@ -66,7 +74,7 @@ def sources(*groups: Sequence[Result]) -> HTML:
     """Say below a figure where its measured results come from, one line of small print per group of runs.
 
     Args:
-        groups: results that belong together, as `nclib.results.provenance` takes them.
+        groups: results that belong together, as `nclib.measured.results.provenance` takes them.
     """
     lines = "<br>\n".join(fill(escape(f"Measured: {provenance(group)}"), 76) for group in groups)
     return HTML(f'<p class="sources">{lines}</p>')
@@ -133,7 +141,9 @@ def animate(
         f'<circle cx="{path[-1, 0]:g}" cy="{path[-1, 1]:g}" {_MARKS[mark].format(color=CLASS_COLORS[k])}/>'
         for path, k, mark in zip(paths, labels, marks, strict=True)
     )
-    crosses = "".join(f'<path d="M{x - 6:g} {y:g}h12M{x:g} {y - 6:g}v12"/>' for x, y in place(targets))
+    crosses = "".join(
+        f'<path d="M{x - 6:g} {y:g}h12M{x:g} {y - 6:g}v12"/>' for x, y in place(targets)
+    )
     legend = "".join(
         f'<span><svg width="11" height="11" aria-hidden="true" style="filter:none">'
         f'<circle cx="5.5" cy="5.5" r="4.5" fill="{CLASS_COLORS[k]}"/></svg> {escape(text)}</span>'

@@ -22,7 +22,9 @@ QUIET = (
 def find_chromium() -> str | None:
     """The browser: the variable CHROMIUM, else the system's."""
     named = os.environ.get("CHROMIUM")
-    candidates = [named] if named else ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
+    candidates = (
+        [named] if named else ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
+    )
     return next((path for name in candidates if (path := shutil.which(name))), None)
 
 
@@ -42,7 +44,9 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    request_queue_size = 128  # a page asks for many files at once; the default of 5 loses some on a busy computer
+    request_queue_size = (
+        128  # a page asks for many files at once; the default of 5 loses some on a busy computer
+    )
 
     def handle_error(self, *arguments: object) -> None:
         """A browser that closes a page while it loads is no error."""
@@ -75,4 +79,6 @@ def new_context(instance: Browser, viewport: dict, **options: object) -> Iterato
 def open_page(page: Page, address: str) -> None:
     page.goto(address, wait_until="load")
     page.wait_for_function("() => !window.MathJax || MathJax.startup?.promise", timeout=20_000)
-    page.evaluate("async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }")
+    page.evaluate(
+        "async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }"
+    )

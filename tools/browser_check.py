@@ -48,12 +48,18 @@ class Visit(NamedTuple):
 def pages(site: Path) -> list[str]:
     """All pages of the book: every HTML file but the theme's own templates and the raw sources."""
     relative = (path.relative_to(site) for path in site.rglob("*.html"))
-    return sorted(path.as_posix() for path in relative if path.parts[0] not in ("_static", "_sources"))
+    return sorted(
+        path.as_posix() for path in relative if path.parts[0] not in ("_static", "_sources")
+    )
 
 
 def redirect(path: Path) -> str | None:
     """Where a page sends its reader at once, if it is only a signpost."""
-    hit = re.search(r'http-equiv="Refresh" content="[\d.]+; *url=([^"]+)"', path.read_text(encoding="utf-8"), re.I)
+    hit = re.search(
+        r'http-equiv="Refresh" content="[\d.]+; *url=([^"]+)"',
+        path.read_text(encoding="utf-8"),
+        re.I,
+    )
     return hit[1] if hit else None
 
 
@@ -62,14 +68,22 @@ class Watch:
 
     def __init__(self, page: Page, base: str):
         self.page, self.base, self.found, self.pending = page, base, [], 0
-        page.on("console", lambda m: self.found.append(f"console error: {m.text}") if m.type == "error" else None)
+        page.on(
+            "console",
+            lambda m: self.found.append(f"console error: {m.text}") if m.type == "error" else None,
+        )
         page.on("pageerror", lambda error: self.found.append(f"script error: {error}"))
         page.on("request", self.request)
         page.on("requestfinished", lambda _: self.done())
         page.on("requestfailed", lambda r: self.done(f"request failed: {r.url} ({r.failure})"))
-        page.on("response", lambda r: self.found.append(f"answer {r.status}: {r.url}") if r.status >= 400 else None)
+        page.on(
+            "response",
+            lambda r: self.found.append(f"answer {r.status}: {r.url}") if r.status >= 400 else None,
+        )
         # Nothing leaves this computer, not even for a page that asks for it.
-        page.route(re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])"), lambda route: route.abort())
+        page.route(
+            re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])"), lambda route: route.abort()
+        )
 
     def done(self, trouble: str | None = None) -> None:
         self.pending -= 1
@@ -116,11 +130,15 @@ def dead_links(visits: dict[str, Visit], site: Path, base: str, how: str) -> lis
             if not (site / target).is_file():
                 found.append(Finding(name, how, f"link to a file that is not there: {target}"))
             elif anchor and target in visits and unquote(anchor) not in visits[target].ids:
-                found.append(Finding(name, how, f"link to an anchor that is not there: {target}#{anchor}"))
+                found.append(
+                    Finding(name, how, f"link to an anchor that is not there: {target}#{anchor}")
+                )
     return found
 
 
-def search_findings(page: Page, base: str, how: str, term: str, patience_ms: float) -> list[Finding]:
+def search_findings(
+    page: Page, base: str, how: str, term: str, patience_ms: float
+) -> list[Finding]:
     """The search page finds a word that the book surely has."""
     watch = Watch(page, base)
     page.goto(f"{base}search.html?q={term}", wait_until="load")
@@ -150,20 +168,32 @@ def dark_findings(page: Page, base: str, name: str, how: str) -> list[Finding]:
     return [Finding(name, how, what) for what in watch.found]
 
 
-def visit_all(instance: Browser, site: Path, base: str, how: str) -> tuple[dict[str, Visit], list[Finding]]:
+def visit_all(
+    instance: Browser, site: Path, base: str, how: str
+) -> tuple[dict[str, Visit], list[Finding]]:
     """Every page, then the links between them."""
     visits: dict[str, Visit] = {}
     found: list[Finding] = []
     with new_context(instance, PHONE) as context:
         for name in pages(site):
             if target := redirect(site / name):
-                visits[name] = Visit([], [base + posixpath.normpath(posixpath.join(name, "..", target))], set(), 0, [])
+                visits[name] = Visit(
+                    [],
+                    [base + posixpath.normpath(posixpath.join(name, "..", target))],
+                    set(),
+                    0,
+                    [],
+                )
                 continue
             page = context.new_page()
             try:
                 visits[name] = page_findings(page, base, name, how)
             except PlaywrightError as error:
-                found.append(Finding(name, how, f"the page could not be checked: {str(error).splitlines()[0]}"))
+                found.append(
+                    Finding(
+                        name, how, f"the page could not be checked: {str(error).splitlines()[0]}"
+                    )
+                )
             page.close()
     for visit in visits.values():
         found += visit.findings
@@ -193,7 +223,9 @@ def take_screenshots(instance: Browser, site: Path, base: str, folder: Path) -> 
                 page.set_viewport_size({"width": viewport["width"], "height": min(SLICE, height)})
                 for part, top in enumerate(range(0, height, SLICE), start=1):
                     page.evaluate(f"window.scrollTo(0, {top})")
-                    page.screenshot(path=folder / f"{name[:-5].replace('/', '-')}-{look}-{part}.png")
+                    page.screenshot(
+                        path=folder / f"{name[:-5].replace('/', '-')}-{look}-{part}.png"
+                    )
 
 
 def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
@@ -202,27 +234,43 @@ def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
     print(f"{'page':<{width}}  formulas  scrolling  links  findings")
     for name in sorted({*visits, *count}):
         visit = visits.get(name, Visit([], [], set(), 0, []))
-        print(f"{name:<{width}}  {visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}")
+        print(
+            f"{name:<{width}}  {visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}"
+        )
         if wide:
             print("".join(f"    scrolls on a phone: {text}\n" for text in visit.wide), end="")
     for page, what in dict.fromkeys((finding.page, finding.what) for finding in found):
-        ways = dict.fromkeys(finding.how for finding in found if (finding.page, finding.what) == (page, what))
+        ways = dict.fromkeys(
+            finding.how for finding in found if (finding.page, finding.what) == (page, what)
+        )
         print(f"{page} ({', '.join(ways)}): {what}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("site", nargs="?", type=Path, default=ROOT / "_build" / "html")
-    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="write pictures of every page there")
-    parser.add_argument("--wide", action="store_true", help="list what scrolls sideways in its box on a phone")
+    parser.add_argument(
+        "--screenshots", type=Path, metavar="DIR", help="write pictures of every page there"
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="list what scrolls sideways in its box on a phone"
+    )
     parser.add_argument("--search", default="collapse", help="a word that the search has to find")
     arguments = parser.parse_args()
     site = arguments.site.resolve()
     if not pages(site):
-        print(f"There is no rendered book in {arguments.site}: run `make book` first.", file=sys.stderr)
+        print(
+            f"There is no rendered book in {arguments.site}: run `make book` first.",
+            file=sys.stderr,
+        )
         return 2
     if find_chromium() is None:
-        print("There is no Chromium here: install it, or name one in the variable CHROMIUM.", file=sys.stderr)
+        print(
+            "There is no Chromium here: install it, or name one in the variable CHROMIUM.",
+            file=sys.stderr,
+        )
         return 2
     with browser() as instance, served(site) as address:
         visits, found = {}, []

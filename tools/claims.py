@@ -13,7 +13,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tools.ledger import AS_THE_PAPER_SAYS, EXPERIMENTS, STATUSES, Claim, is_statement, load, problems
+from tools.ledger import (
+    AS_THE_PAPER_SAYS,
+    EXPERIMENTS,
+    STATUSES,
+    Claim,
+    is_statement,
+    load,
+    problems,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,10 +38,18 @@ def check_links(checks: tuple[str, ...]) -> str:
     by_file: dict[str, list[str]] = {}
     for check in checks:
         path, *names = check.split("::") if "::" in check else check.split("#")
-        name = f"*{names[-1].removeprefix('test_').replace('_', ' ')}*" if "::" in check else f"`{names[-1]}`"
+        name = (
+            f"*{names[-1].removeprefix('test_').replace('_', ' ')}*"
+            if "::" in check
+            else f"`{names[-1]}`"
+        )
         by_file.setdefault(path, []).append(name)
-    pages = {path: f"{{doc}}`{path.removeprefix('book/').removesuffix('.ipynb')}`" for path in by_file}
-    places = {path: page if path.endswith(".ipynb") else f"`{path}`" for path, page in pages.items()}
+    pages = {
+        path: f"{{doc}}`{path.removeprefix('book/').removesuffix('.ipynb')}`" for path in by_file
+    }
+    places = {
+        path: page if path.endswith(".ipynb") else f"`{path}`" for path, page in pages.items()
+    }
     return "; ".join(f"{', '.join(names)} in {places[path]}" for path, names in by_file.items())
 
 
@@ -58,7 +74,9 @@ def entry(claim: Claim) -> str:
 def render(claims: list[Claim]) -> str:
     """The whole page."""
     count = Counter(claim.status for claim in claims)
-    meanings = [f"- **{status}** ({count[status]}): {meaning}." for status, meaning in STATUSES.items()]
+    meanings = [
+        f"- **{status}** ({count[status]}): {meaning}." for status, meaning in STATUSES.items()
+    ]
     rows = [f"| {claim_link(claim)} | {claim.title} | {claim.status} |" for claim in claims]
     departures = [c for c in claims if c.outcome and not c.outcome.startswith(AS_THE_PAPER_SAYS)]
     parts = [INTRODUCTION, *meanings, "", "| | Claim | Status |\n|---|---|---|", *rows, ""]
@@ -66,7 +84,10 @@ def render(claims: list[Claim]) -> str:
         parts += ["## Where the book adds to the paper or corrects it\n"]
         parts += [*(f"- {claim_link(claim)}: {claim.outcome}" for claim in departures), ""]
     parts += ["## The claims\n", *(entry(claim) for claim in claims if claim.id not in EXPERIMENTS)]
-    parts += ["## The experiments\n", *(entry(claim) for claim in claims if claim.id in EXPERIMENTS)]
+    parts += [
+        "## The experiments\n",
+        *(entry(claim) for claim in claims if claim.id in EXPERIMENTS),
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -84,14 +105,18 @@ tags that JupyterLab shows in its property inspector, tests by the names of thei
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the page of claims, or check the ledger.")
-    parser.add_argument("--check", action="store_true", help="fail on a stale page or an untrue entry")
+    parser.add_argument(
+        "--check", action="store_true", help="fail on a stale page or an untrue entry"
+    )
     check_only = parser.parse_args(argv).check
     claims, page = load(ROOT / "book/claims.yml"), ROOT / "book/claims.md"
     if not check_only:
         page.write_text(render(claims), encoding="utf-8")
     found = problems(claims, ROOT)
     if page.read_text(encoding="utf-8") != render(claims):
-        found.append("book/claims.md is not what book/claims.yml says: run `python -m tools.claims`")
+        found.append(
+            "book/claims.md is not what book/claims.yml says: run `python -m tools.claims`"
+        )
     print("\n".join(found) or f"the ledger holds: {len(claims)} entries")
     return 1 if found else 0
 

@@ -17,7 +17,10 @@ import numpy as np
 from PIL import Image
 
 TOLERANCE = 1.0  # units of the drawing, about a pixel
-SHARE, FLOOR = 0.02, 0.15  # and of the largest number in one attribute; but a flip of a printed tenth always passes
+SHARE, FLOOR = (
+    0.02,
+    0.15,
+)  # and of the largest number in one attribute; but a flip of a printed tenth always passes
 PIXEL, PIXEL_SHARE, PIXEL_MEAN = 48, 1e-4, 0.25  # of 255; of all pixels; of 255, over all pixels
 
 # Attributes that hold coordinates. Colours, widths of lines and opacities are in others and have to agree exactly.
@@ -68,7 +71,9 @@ def attributes(text: str) -> Iterator[Attribute]:
                 yield Attribute("text", " ".join(piece.split()), ())
             continue
         tag = re.match(r"</?[\w:!?-]*", piece).group(0)
-        yield Attribute("element", tag + " " + " ".join(name for name, _ in ATTRIBUTE.findall(piece)), ())
+        yield Attribute(
+            "element", tag + " " + " ".join(name for name, _ in ATTRIBUTE.findall(piece)), ()
+        )
         for name, value in ATTRIBUTE.findall(piece):
             where = f"{name} of {tag}>"
             if name not in COORDINATES:
@@ -78,7 +83,9 @@ def attributes(text: str) -> Iterator[Attribute]:
             for factor in SCALE.findall(value):
                 yield Attribute(where, factor, ())
             rest = SCALE.sub("", value[1:-1])
-            yield Attribute(where, NUMBER.sub("#", rest), tuple(float(n) for n in NUMBER.findall(rest)))
+            yield Attribute(
+                where, NUMBER.sub("#", rest), tuple(float(n) for n in NUMBER.findall(rest))
+            )
 
 
 def drawing_differences(stored: str, fresh: str, tolerance: float) -> list[str]:
@@ -117,12 +124,18 @@ def pixels(data: str) -> np.ndarray:
 def picture_differences(stored: str, fresh: str) -> list[str]:
     old, new = pixels(stored), pixels(fresh)
     if old.shape != new.shape:
-        return [f"the stored picture has {old.shape[1]} x {old.shape[0]} pixels, fresh {new.shape[1]} x {new.shape[0]}"]
+        return [
+            f"the stored picture has {old.shape[1]} x {old.shape[0]} pixels, fresh {new.shape[1]} x {new.shape[0]}"
+        ]
     gap = np.abs(old - new)
     share, mean = float((gap.max(axis=2) > PIXEL).mean()), float(gap.mean())
     found = []
     if share > PIXEL_SHARE:
-        found.append(f"{share:.3%} of the picture's pixels differ visibly, where {PIXEL_SHARE:.3%} are allowed")
+        found.append(
+            f"{share:.3%} of the picture's pixels differ visibly, where {PIXEL_SHARE:.3%} are allowed"
+        )
     if mean > PIXEL_MEAN:
-        found.append(f"the picture's pixels differ by {mean:.2f} of 255 on average, where {PIXEL_MEAN} is allowed")
+        found.append(
+            f"the picture's pixels differ by {mean:.2f} of 255 on average, where {PIXEL_MEAN} is allowed"
+        )
     return found

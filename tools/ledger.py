@@ -25,8 +25,19 @@ STATUSES = {
     "not yet": "not yet in this book",
 }
 AS_THE_PAPER_SAYS = ("Holds as stated", "Reproduced")
-VERDICTS = (*AS_THE_PAPER_SAYS, "Sharpened", "Needs an extra assumption", "Corrected", "Not reproduced")
-STATEMENTS = {"thm": "prf:theorem", "prop": "prf:proposition", "cor": "prf:corollary", "lem": "prf:lemma"}
+VERDICTS = (
+    *AS_THE_PAPER_SAYS,
+    "Sharpened",
+    "Needs an extra assumption",
+    "Corrected",
+    "Not reproduced",
+)
+STATEMENTS = {
+    "thm": "prf:theorem",
+    "prop": "prf:proposition",
+    "cor": "prf:corollary",
+    "lem": "prf:lemma",
+}
 SHORTEST_PROOF = 80  # characters; anything shorter is a stub
 
 
@@ -48,7 +59,9 @@ class Claim:
 def load(path: Path) -> list[Claim]:
     """Read the ledger; an unknown or missing field is a TypeError."""
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries]
+    return [
+        Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries
+    ]
 
 
 # ---- what the book holds ----
@@ -80,7 +93,9 @@ def blocks(text: str) -> list[Block]:
 
 def cells(notebook: Path, kind: str) -> list[dict]:
     """The notebook's cells of one kind."""
-    return [cell for cell in content(notebook, notebook.stat().st_mtime_ns) if cell["cell_type"] == kind]
+    return [
+        cell for cell in content(notebook, notebook.stat().st_mtime_ns) if cell["cell_type"] == kind
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -99,7 +114,9 @@ def asserts(code: ast.AST) -> bool:
         if isinstance(node, ast.Assert):
             if any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.test)):
                 return True
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith("assert"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith(
+            "assert"
+        ):
             return True
     return False
 
@@ -129,12 +146,16 @@ def section_problem(section: str, root: Path) -> str | None:
     place = next((i for i, block in enumerate(formal) if block.label == label), None)
     if place is None:
         name = re.escape(label)
-        target = re.search(rf"^\({name}\)=|\$\$[ \t]*\({name}\)|^:label:[ \t]*{name}[ \t]*$", text, re.M)
+        target = re.search(
+            rf"^\({name}\)=|\$\$[ \t]*\({name}\)|^:label:[ \t]*{name}[ \t]*$", text, re.M
+        )
         return None if target else f"{path} has no label {label}"
     proofs = [b for b in formal if b.kind == "prf:proof" and f"`{label}`" in b.body[:200]]
     proofs += [b for b in formal[place + 1 : place + 2] if b.kind == "prf:proof"]
     if not any(len(b.body) >= SHORTEST_PROOF for b in proofs):
-        return f"{label} in {path} has no proof: none follows it and none names it in its first words"
+        return (
+            f"{label} in {path} has no proof: none follows it and none names it in its first words"
+        )
     return None
 
 
@@ -201,11 +222,15 @@ def problems(claims: list[Claim], root: Path) -> list[str]:
     count = Counter(claim.id for claim in claims)
     found = [f"{i}: must appear once, appears {count[i]} times" for i in EXPECTED if count[i] != 1]
     found += [f"{i}: the paper has no such claim" for i in count if i not in EXPECTED]
-    found += [f"{claim.id}: {problem}" for claim in claims for problem in claim_problems(claim, root)]
+    found += [
+        f"{claim.id}: {problem}" for claim in claims for problem in claim_problems(claim, root)
+    ]
     listed = {check for claim in claims for check in claim.checks}
     for notebook in sorted((root / "book").rglob("*.ipynb")):
         path = notebook.relative_to(root).as_posix()
         used = {tag for cell in cells(notebook, "code") for tag in tags(cell)}
-        unlisted = [t for t in sorted(used) if re.match(r"check-[CE]\d", t) and f"{path}#{t}" not in listed]
+        unlisted = [
+            t for t in sorted(used) if re.match(r"check-[CE]\d", t) and f"{path}#{t}" not in listed
+        ]
         found += [f"{path} has a cell tagged {tag}, which no claim lists" for tag in unlisted]
     return found

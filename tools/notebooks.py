@@ -77,7 +77,11 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     merged: list[NotebookNode] = []
     for output in outputs:
         last = merged[-1] if merged else None
-        if last is not None and last.output_type == output.output_type == "stream" and last.name == output.name:
+        if (
+            last is not None
+            and last.output_type == output.output_type == "stream"
+            and last.name == output.name
+        ):
             last.text += output.text
         else:
             merged.append(output)
@@ -86,8 +90,14 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def normalise(notebook: NotebookNode) -> NotebookNode:
     """Keep what the author and the results say; drop versions, times and other traces of one machine."""
-    kept = {k: v for k, v in notebook.metadata.items() if k not in ("jupytext", "kernelspec", "language_info")}
-    notebook.metadata = nbformat.from_dict({**kept, "kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO})
+    kept = {
+        k: v
+        for k, v in notebook.metadata.items()
+        if k not in ("jupytext", "kernelspec", "language_info")
+    }
+    notebook.metadata = nbformat.from_dict(
+        {**kept, "kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
+    )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
         for volatile in ("execution", "ExecuteTime", "jp-MarkdownHeadingCollapsed"):
@@ -100,8 +110,13 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 def problems(notebook: NotebookNode) -> list[str]:
     """Why this notebook is not as `run` leaves it; empty when it is."""
     found = []
-    if notebook.metadata.get("kernelspec") != KERNELSPEC or notebook.metadata.get("language_info") != LANGUAGE_INFO:
-        found.append("kernelspec or language_info is not in normal form: run it with tools/notebooks.py")
+    if (
+        notebook.metadata.get("kernelspec") != KERNELSPEC
+        or notebook.metadata.get("language_info") != LANGUAGE_INFO
+    ):
+        found.append(
+            "kernelspec or language_info is not in normal form: run it with tools/notebooks.py"
+        )
     if "jupytext" in notebook.metadata:
         found.append("notebook metadata carries a jupytext section")
     count = 0
@@ -117,7 +132,9 @@ def problems(notebook: NotebookNode) -> list[str]:
         if cell.execution_count != count:
             found.append(f"{where}: execution count is {cell.execution_count}, expected {count}")
         for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+            if output.output_type == "error" and "raises-exception" not in cell.metadata.get(
+                "tags", []
+            ):
                 found.append(f"{where}: stores the error {output.ename}")
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"{where}: stores stderr: {output.text.strip()[:80]}")
@@ -139,7 +156,10 @@ def as_text(notebook: NotebookNode) -> str:
     """The notebook without its outputs, as MyST Markdown."""
     notebook = normalise(nbformat.from_dict(notebook))
     del notebook.metadata["language_info"]
-    notebook.metadata["jupytext"] = {"notebook_metadata_filter": "all", "cell_metadata_filter": "all"}
+    notebook.metadata["jupytext"] = {
+        "notebook_metadata_filter": "all",
+        "cell_metadata_filter": "all",
+    }
     lines = jupytext.writes(notebook, fmt="md:myst").splitlines()
     return "\n".join(line for line in lines if not line.startswith("    jupytext_version")) + "\n"
 
@@ -178,7 +198,9 @@ def to_text(path: Path, force: bool) -> bool:
     text, target = as_text(load(path)), text_path(path)
     edited = target.exists() and target.stat().st_mtime > path.stat().st_mtime
     if edited and not force and target.read_text(encoding="utf-8") != text:
-        print(f"{short(target)} is newer than its notebook: bring it back with from-text, or pass --force")
+        print(
+            f"{short(target)} is newer than its notebook: bring it back with from-text, or pass --force"
+        )
         return False
     print(f"{short(target)}: {'written' if write_if_changed(target, text) else 'unchanged'}")
     return True
@@ -191,7 +213,9 @@ def from_text(path: Path) -> bool:
     assign_ids(notebook.cells, old)
     kept = keep_outputs(notebook.cells, old)
     state = "written" if write_if_changed(target, dump(notebook)) else "unchanged"
-    print(f"{short(target)}: {state}, {'outputs kept (no code changed)' if kept else 'outputs dropped: run it'}")
+    print(
+        f"{short(target)}: {state}, {'outputs kept (no code changed)' if kept else 'outputs dropped: run it'}"
+    )
     return True
 
 
@@ -211,7 +235,12 @@ def run(path: Path, timeout: float = 600) -> tuple[Path, str, str]:
     os.environ.update(THREADS, PYTHONPATH=str(ROOT))
     os.environ.pop("MPLBACKEND", None)
     resources = {"metadata": {"path": str(path.resolve().parent)}}
-    settings = {"timeout": timeout, "kernel_name": "python3", "record_timing": False, "resources": resources}
+    settings = {
+        "timeout": timeout,
+        "kernel_name": "python3",
+        "record_timing": False,
+        "resources": resources,
+    }
     quiet = ["--IPKernelApp.log_level=ERROR"]
     try:
         NotebookClient(notebook, extra_arguments=quiet, **settings).execute()
@@ -243,10 +272,14 @@ def check(path: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["to-text", "from-text", "run", "check"])
     parser.add_argument("paths", nargs="*", type=Path, help="default: all")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks run at the same time (default: 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="notebooks run at the same time (default: 2)"
+    )
     parser.add_argument("--force", action="store_true", help="to-text: overwrite a newer text")
     arguments = parser.parse_args()
     everything = sorted(TEXT.rglob("*.md")) if arguments.command == "from-text" else notebooks()

@@ -1,7 +1,7 @@
 """Copy the picture of the book's first page to assets/overview.svg, where README.md shows it.
 
-    overview.py            write it
-    overview.py --check    say whether it is current
+overview.py            write it
+overview.py --check    say whether it is current
 """
 
 import sys

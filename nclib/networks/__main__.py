@@ -9,11 +9,11 @@ from textwrap import fill
 
 from tqdm import tqdm
 
+from nclib.measured.results import SCALES, Result, file_name
 from nclib.networks import parallel
-from nclib.networks.download import fetch
-from nclib.networks.experiments import EXPERIMENTS, Run, runs
-from nclib.networks.runs import Journey
-from nclib.results import SCALES, Result, file_name
+from nclib.networks.data.download import fetch
+from nclib.networks.experiments.runner import Journey
+from nclib.networks.experiments.settings import EXPERIMENTS, Run, runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +37,17 @@ def run(options: argparse.Namespace) -> int:
                 continue
             journey = Journey(wanted, options.out, device=options.device)
             total = wanted.stages * wanted.recipe.epochs
-            with tqdm(total=total, desc=f"{wanted.name}, seed {seed}", unit="epoch", disable=None) as bar:
-                result = journey.go(deadline=deadline, on_epoch=lambda n, bar=bar: bar.update(n - bar.n))
+            with tqdm(
+                total=total, desc=f"{wanted.name}, seed {seed}", unit="epoch", disable=None
+            ) as bar:
+                result = journey.go(
+                    deadline=deadline, on_epoch=lambda n, bar=bar: bar.update(n - bar.n)
+                )
             if not result.complete:
-                print(f"Time is up; the same command goes on with {wanted.name}, seed {seed}.", file=sys.stderr)
+                print(
+                    f"Time is up; the same command goes on with {wanted.name}, seed {seed}.",
+                    file=sys.stderr,
+                )
                 return 3
     return 0
 
@@ -51,7 +58,9 @@ def status(options: argparse.Namespace) -> int:
         for scale in SCALES:
             for seed in options.seed:
                 for wanted in runs(experiment, scale, seed):
-                    print(f"{experiment:14}{scale:9}{wanted.name:20}seed {seed}  {state(wanted, options.out)}")
+                    print(
+                        f"{experiment:14}{scale:9}{wanted.name:20}seed {seed}  {state(wanted, options.out)}"
+                    )
     return 0
 
 
@@ -63,7 +72,9 @@ def names(options: argparse.Namespace) -> int:
         for scale in SCALES:
             scales.setdefault(", ".join(r.name for r in runs(experiment, scale)), []).append(scale)
         for text, where in scales.items():
-            print(fill(text, 72, initial_indent=f"  {', '.join(where)}: ", subsequent_indent="    "))
+            print(
+                fill(text, 72, initial_indent=f"  {', '.join(where)}: ", subsequent_indent="    ")
+            )
     return 0
 
 
@@ -88,24 +99,49 @@ def state(wanted: Run, folder: Path) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m nclib.networks", description=__doc__.splitlines()[0])
+    top = argparse.ArgumentParser(
+        prog="python -m nclib.networks", description=__doc__.splitlines()[0]
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("run", help="train and measure; complete runs are left alone, others go on")
-    one.add_argument("experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS))
-    one.add_argument("--scale", choices=SCALES, default="smoke", help="smoke (default), reduced or full")
-    one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    one = commands.add_parser(
+        "run", help="train and measure; complete runs are left alone, others go on"
+    )
+    one.add_argument(
+        "experiment", choices=EXPERIMENTS, metavar="EXPERIMENT", help=", ".join(EXPERIMENTS)
+    )
+    one.add_argument(
+        "--scale", choices=SCALES, default="smoke", help="smoke (default), reduced or full"
+    )
+    one.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default: a GPU if there is one",
+    )
     one.add_argument("--only", metavar="NAME", help="one run of the experiment")
-    one.add_argument("--time-limit", type=float, default=float("inf"), metavar="SECONDS", help="stop after an epoch")
+    one.add_argument(
+        "--time-limit",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="stop after an epoch",
+    )
     one.set_defaults(command=run)
     two = commands.add_parser("status", help="what is measured and what is missing")
     two.set_defaults(command=status)
     for command in (one, two):
-        command.add_argument("--seed", type=int, nargs="+", default=[0], metavar="S", help="one or more; default 0")
-        command.add_argument("--out", type=Path, default=Path("book/results"), metavar="DIR", help="results' folder")
+        command.add_argument(
+            "--seed", type=int, nargs="+", default=[0], metavar="S", help="one or more; default 0"
+        )
+        command.add_argument(
+            "--out", type=Path, default=Path("book/results"), metavar="DIR", help="results' folder"
+        )
     commands.add_parser("list", help="the experiments and their runs").set_defaults(command=names)
     three = commands.add_parser("download", help="fetch the official files of a data set")
     three.add_argument("name", metavar="NAME", help="mnist or cifar10")
-    three.add_argument("root", type=Path, nargs="?", help="where to; default: the folder that NCLIB_DATA names")
+    three.add_argument(
+        "root", type=Path, nargs="?", help="where to; default: the folder that NCLIB_DATA names"
+    )
     three.set_defaults(command=download)
     return top
 

@@ -40,7 +40,9 @@ class MLP(nn.Module):
         if len(widths) < 3 or min(widths) < 1:
             raise ValueError(f"widths must be at least three positive integers, not {widths}.")
         *hidden, last = pairwise(widths)
-        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(*pair, dtype=dtype), nn.ReLU()) for pair in hidden)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(*pair, dtype=dtype), nn.ReLU()) for pair in hidden
+        )
         self.last = nn.Linear(*last, bias=last_bias, dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
         for layer in [*(linear for linear, _ in self.layers), self.last]:

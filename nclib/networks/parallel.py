@@ -65,6 +65,8 @@ def agreed(flag: bool) -> bool:
     """What the first process says, so that all decide alike."""
     if world() == 1:
         return flag
-    answer = torch.tensor([flag], device="cuda" if distributed.get_backend() == "nccl" else "cpu", dtype=torch.int64)
+    answer = torch.tensor(
+        [flag], device="cuda" if distributed.get_backend() == "nccl" else "cpu", dtype=torch.int64
+    )
     distributed.broadcast(answer, 0)
     return bool(answer.item())

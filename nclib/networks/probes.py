@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from nclib.foundations.statistics import ClassStatistics
 from nclib.networks import parallel
 from nclib.networks.samples import Samples
-from nclib.statistics import ClassStatistics
 
 
 class Probe(NamedTuple):
@@ -25,7 +25,11 @@ class Probe(NamedTuple):
 
 
 def probe(
-    network: nn.Module, samples: Samples, points: Mapping[str, nn.Module] | None = None, *, batch_size: int = 500
+    network: nn.Module,
+    samples: Samples,
+    points: Mapping[str, nn.Module] | None = None,
+    *,
+    batch_size: int = 500,
 ) -> Probe:
     r"""Class statistics of the outputs of some layers, and the scores, in one pass over the samples.
 
@@ -101,7 +105,9 @@ def disagreement(
     return dict(zip(points, (parallel.total(count).double() / len(samples)).tolist(), strict=True))
 
 
-def features(network: nn.Module, samples: Samples, point: nn.Module, *, batch_size: int = 500) -> np.ndarray:
+def features(
+    network: nn.Module, samples: Samples, point: nn.Module, *, batch_size: int = 500
+) -> np.ndarray:
     """All outputs (N, d) of one layer as an array, pooled as `probe` pools them; one process only."""
     with recording({"": point}) as outputs, evaluating(network):
         parts = []
@@ -121,8 +127,12 @@ class _Sums:
     def add(self, k: int, h: torch.Tensor) -> None:
         h = h.double()
         if self.means is None:
-            self.means = torch.zeros(len(self.counts), h.shape[1], dtype=torch.float64, device=self.device)
-            self.scatter = torch.zeros(h.shape[1], h.shape[1], dtype=torch.float64, device=self.device)
+            self.means = torch.zeros(
+                len(self.counts), h.shape[1], dtype=torch.float64, device=self.device
+            )
+            self.scatter = torch.zeros(
+                h.shape[1], h.shape[1], dtype=torch.float64, device=self.device
+            )
         n, m = self.counts[k], len(h)
         mean = h.mean(0)
         R, delta = h - mean, mean - self.means[k]
@@ -138,7 +148,9 @@ class _Sums:
         D = (self.means - means) * own.sqrt()
         scatter = parallel.total(self.scatter + D.T @ D) if parallel.world() > 1 else self.scatter
         within = (scatter / counts.sum()).cpu().numpy()
-        return ClassStatistics(counts[:, 0].long().cpu().numpy(), means.T.cpu().numpy(), within, resolution)
+        return ClassStatistics(
+            counts[:, 0].long().cpu().numpy(), means.T.cpu().numpy(), within, resolution
+        )
 
 
 def _batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
@@ -176,7 +188,10 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     training = network.training
     network.eval()
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
+        ):
             yield
     finally:
         network.train(training)

@@ -18,7 +18,9 @@ class Block(nn.Module):
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.residual(x) + self.shortcut(x))
@@ -44,16 +46,30 @@ class ResNet18(nn.Module):
     """
 
     def __init__(
-        self, classes: int = 10, *, width: int = 64, channels: int = 3, last_bias: bool = False, seed: int = 0
+        self,
+        classes: int = 10,
+        *,
+        width: int = 64,
+        channels: int = 3,
+        last_bias: bool = False,
+        seed: int = 0,
     ):
         super().__init__()
         if min(classes, width, channels) < 1:
-            raise ValueError(f"classes, width and channels must be positive, not {classes}, {width}, {channels}.")
-        plan = [(w * width, stride) for w, stage in ((1, 1), (2, 2), (4, 2), (8, 2)) for stride in (stage, 1)]
+            raise ValueError(
+                f"classes, width and channels must be positive, not {classes}, {width}, {channels}."
+            )
+        plan = [
+            (w * width, stride)
+            for w, stage in ((1, 1), (2, 2), (4, 2), (8, 2))
+            for stride in (stage, 1)
+        ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stem = nn.Sequential(
-                nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+                nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
             )
             self.blocks = nn.Sequential()
             for out, stride in plan:
@@ -64,7 +80,9 @@ class ResNet18(nn.Module):
     @property
     def points(self) -> dict[str, nn.Module]:
         """The stem and the blocks by name, for `probe` to measure."""
-        return {"stem": self.stem} | {f"block {i}": block for i, block in enumerate(self.blocks, start=1)}
+        return {"stem": self.stem} | {
+            f"block {i}": block for i, block in enumerate(self.blocks, start=1)
+        }
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scores (N, K) of images (N, channels, height, width)."""

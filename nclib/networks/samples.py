@@ -37,14 +37,24 @@ class Samples:
         self.dtype = dtype
         labels = _checks.as_labels(labels, len(values))
         self.labels = torch.as_tensor(labels, device=device)
-        self.classes = [torch.as_tensor(np.flatnonzero(labels == k), device=device) for k in range(labels.max() + 1)]
+        self.classes = [
+            torch.as_tensor(np.flatnonzero(labels == k), device=device)
+            for k in range(labels.max() + 1)
+        ]
         if self.are_images:
             bytes_ = np.arange(256)
-            shares = [np.bincount(values[:, c].ravel(), minlength=256) for c in range(values.shape[1])]
+            shares = [
+                np.bincount(values[:, c].ravel(), minlength=256) for c in range(values.shape[1])
+            ]
             mean = np.array([np.average(bytes_, weights=share) for share in shares])
-            variance = [np.average((bytes_ - m) ** 2, weights=share) for m, share in zip(mean, shares, strict=True)]
+            variance = [
+                np.average((bytes_ - m) ** 2, weights=share)
+                for m, share in zip(mean, shares, strict=True)
+            ]
             self.mean = torch.as_tensor(mean, dtype=dtype, device=device)[:, None, None]
-            self.scale = torch.as_tensor(np.array(variance) ** -0.5, dtype=dtype, device=device)[:, None, None]
+            self.scale = torch.as_tensor(np.array(variance) ** -0.5, dtype=dtype, device=device)[
+                :, None, None
+            ]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,9 +80,15 @@ class Samples:
 
         Not on a CPU, where PyTorch 2.13's convolutions of fewer than eight channels write past their memory so.
         """
-        return torch.channels_last if self.are_images and self.values.is_cuda else torch.contiguous_format
+        return (
+            torch.channels_last
+            if self.are_images and self.values.is_cuda
+            else torch.contiguous_format
+        )
 
-    def inputs(self, index: torch.Tensor | slice, moves: torch.Tensor | None = None) -> torch.Tensor:
+    def inputs(
+        self, index: torch.Tensor | slice, moves: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Network inputs of some samples.
 
         Args:
@@ -109,4 +125,9 @@ def moved(images: torch.Tensor, moves: torch.Tensor, reach: int = 4) -> torch.Te
     columns = torch.where(moves[:, 2:] == 1, columns.flip(0), columns) - moves[:, 1:2] + reach
     batch, channel = torch.arange(B, device=device), torch.arange(channels, device=device)
     bordered = pad(images, (reach,) * 4)
-    return bordered[batch[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]]
+    return bordered[
+        batch[:, None, None, None],
+        channel[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None],
+    ]

@@ -81,13 +81,20 @@ class Trainer:
         last = list(network.last.parameters())
         others = [p for p in network.parameters() if all(p is not q for q in last)]
         w = recipe.weight_decay
-        self.groups = [(others, w), (last, w if recipe.last_weight_decay is None else recipe.last_weight_decay)]
+        self.groups = [
+            (others, w),
+            (last, w if recipe.last_weight_decay is None else recipe.last_weight_decay),
+        ]
         self.parameters = others + last
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
-        self.loss, self.wrong = (torch.zeros((), dtype=torch.float64, device=samples.device) for _ in range(2))
+        self.loss, self.wrong = (
+            torch.zeros((), dtype=torch.float64, device=samples.device) for _ in range(2)
+        )
         self._graph = None
         if samples.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # all batches have one size: let cuDNN try its algorithms once
+            torch.backends.cudnn.benchmark = (
+                True  # all batches have one size: let cuDNN try its algorithms once
+            )
 
     def run_epoch(self) -> tuple[float, float]:
         """Train for one epoch; return the mean loss and the share of errors on the batches as they came by.
@@ -98,7 +105,9 @@ class Trainer:
         N, device = len(self.samples), self.samples.device
         self.epoch += 1
         self.network.train()
-        order = torch.randperm(N, generator=self.generator) if self.batch_size < N else torch.arange(N)
+        order = (
+            torch.randperm(N, generator=self.generator) if self.batch_size < N else torch.arange(N)
+        )
         moves = random_moves(N, self.generator).to(device) if self.recipe.augment else None
         step = self._step if device.type == "cpu" or parallel.world() > 1 else self._recorded_step
         self.loss.zero_()
@@ -107,7 +116,9 @@ class Trainer:
             step(batch, None if moves is None else moves[i * self.batch_size :][: len(batch)])
         loss, wrong = (parallel.total(torch.stack([self.loss, self.wrong])) / N).tolist()
         if not np.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch}; the learning rate is too large.")
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {self.epoch}; the learning rate is too large."
+            )
         return loss, wrong
 
     def _step(self, batch: torch.Tensor, moves: torch.Tensor | None) -> None:
@@ -123,7 +134,9 @@ class Trainer:
         # The mean over processes of these is the mean over the batch, also where their shares differ by one.
         (loss * (len(batch) * parallel.world() / size)).backward()
         with torch.no_grad():
-            if len(batch) > 0:  # else a small batch left this process without a share, and its loss is 0 / 0
+            if (
+                len(batch) > 0
+            ):  # else a small batch left this process without a share, and its loss is 0 / 0
                 self.loss += loss.detach() * len(batch)
             self.wrong += (scores.argmax(1) != labels).sum()
             self._descend(self.recipe.step_length(self.epoch))
@@ -156,7 +169,10 @@ class Trainer:
         """All that the rest of the training depends on: plain values and tensors on the CPU."""
         return {
             "epoch": self.epoch,
-            "network": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+            "network": {
+                name: value.detach().cpu().clone()
+                for name, value in self.network.state_dict().items()
+            },
             "velocities": [v.cpu().clone() for v in self.velocities],
             "generator": self.generator.get_state(),
         }
@@ -176,7 +192,9 @@ def recorded(step: Callable[[], None], trainer: Trainer) -> "torch.cuda.CUDAGrap
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # lets libraries choose their algorithms and allocate before the recording
+        for _ in range(
+            3
+        ):  # lets libraries choose their algorithms and allocate before the recording
             step()
     torch.cuda.current_stream().wait_stream(stream)
     trainer.load_state(saved[0])
@@ -239,7 +257,9 @@ def train(
             loss.append(float(trainer.recipe.mean_loss(scores, samples.labels)))
             error.append(float((scores.argmax(1) != samples.labels).double().mean()))
         if not np.isfinite(loss[-1]):
-            raise FloatingPointError(f"the loss is {loss[-1]} after epoch {epoch}; the learning rate is too large.")
+            raise FloatingPointError(
+                f"the loss is {loss[-1]} after epoch {epoch}; the learning rate is too large."
+            )
         if on_epoch is not None:
             on_epoch(epoch, network)
     return History(np.array(loss), np.array(error))

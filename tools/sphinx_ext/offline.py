@@ -15,7 +15,9 @@ def mathjax_folder() -> Path:
     for file in files("sphinx-mathjax-offline") or []:
         if file.name == MATHJAX_PARTS[0]:
             return Path(file.locate()).parent
-    raise FileNotFoundError(f"the package sphinx-mathjax-offline holds no {MATHJAX_PARTS[0]}; run `make clean book`")
+    raise FileNotFoundError(
+        f"the package sphinx-mathjax-offline holds no {MATHJAX_PARTS[0]}; run `make clean book`"
+    )
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
@@ -23,14 +25,21 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
         return
     target = Path(app.outdir) / "_static" / "mathjax"
     for part in MATHJAX_PARTS:
-        copy_asset(mathjax_folder() / part, target / Path(part).parent if part.endswith(".js") else target / part)
+        copy_asset(
+            mathjax_folder() / part,
+            target / Path(part).parent if part.endswith(".js") else target / part,
+        )
 
 
 def drop_thebe(app: Sphinx) -> None:
     """sphinx-thebe adds its script to every page, twice, although the book starts no kernel from a page."""
     for listeners in app.events.listeners.values():
-        listeners[:] = [item for item in listeners if not item.handler.__module__.startswith("sphinx_thebe")]
-    app.registry.css_files[:] = [item for item in app.registry.css_files if item[0] != "sphinx-thebe.css"]
+        listeners[:] = [
+            item for item in listeners if not item.handler.__module__.startswith("sphinx_thebe")
+        ]
+    app.registry.css_files[:] = [
+        item for item in app.registry.css_files if item[0] != "sphinx-thebe.css"
+    ]
 
 
 def setup(app: Sphinx) -> dict:

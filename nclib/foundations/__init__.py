@@ -1,0 +1,1 @@
+"""Collapse, its metrics, the perturbed features model and its exact minimizer."""

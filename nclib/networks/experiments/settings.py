@@ -1,0 +1,186 @@
+"""What is run: the paper's three experiments on real networks, each at three scales.
+
+``smoke`` takes seconds and needs no data beyond scikit-learn's digits; ``reduced`` is for a CPU; ``full`` is the
+paper's size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from nclib.measured.results import SCALES
+from nclib.networks.training import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; together with the seed it determines every number that is measured.
+
+    Attributes:
+        experiment, name, scale, seed: what it is called.
+        dataset: "digits", "mnist" or "cifar10".
+        network: "mlp" or "resnet18".
+        width: of the hidden layers, or of the first stage of ResNet-18.
+        recipe: how to train.
+        depth: number of hidden layers of an MLP.
+        last_bias: whether the last layer has a bias.
+        per_class: training images per class; all of them by default. Every seed gets the same ones.
+        grown: train the hidden layers one after the other, each with a classifier of its own on the frozen ones.
+        measure_every: epochs between two measurements of the last features; the first five epochs are all measured.
+        layers_every: epochs between two measurements of all layers; by default the last epoch only.
+        keep_statistics: whether the class statistics of all layers are kept at the end, those of seed 0.
+    """
+
+    experiment: str
+    name: str
+    scale: str
+    seed: int
+    dataset: str
+    network: str
+    width: int
+    recipe: Recipe
+    depth: int = 1
+    last_bias: bool = False
+    per_class: int | None = None
+    grown: bool = False
+    measure_every: int = 1
+    layers_every: int | None = None
+    keep_statistics: bool = False
+
+    @property
+    def stages(self) -> int:
+        """How many networks are trained one after the other."""
+        return self.depth if self.grown else 1
+
+    @property
+    def config(self) -> dict:
+        """All settings but names and seed, flat."""
+        settings = asdict(self)
+        recipe = settings.pop("recipe")
+        recipe["drops"] = " ".join(map(str, recipe["drops"]))
+        return {key: value for key, value in (settings | recipe).items() if key not in NAMES}
+
+    def measured(self, epoch: int) -> bool:
+        """Whether the last features are measured after this epoch of a stage."""
+        return epoch <= 5 or epoch % self.measure_every == 0 or epoch == self.recipe.epochs
+
+    def all_layers(self, epoch: int) -> bool:
+        """Whether all layers are measured after this epoch of a stage."""
+        return epoch == self.recipe.epochs or (
+            self.layers_every is not None and epoch % self.layers_every == 0
+        )
+
+
+NAMES = ("experiment", "name", "scale", "seed")
+
+
+def layerwise(scale: str) -> Iterator[Run]:
+    """E1: an MLP grown layer by layer on frozen ones."""
+    recipe = Recipe(
+        epochs=20, learning_rate=0.01, batch_size=128, weight_decay=5e-4, drops=(14, 18)
+    )
+    run = Run(
+        "layerwise", "", scale, 0, "", "mlp", 256, recipe, depth=10, grown=True, measure_every=5
+    )
+    if scale == "smoke":
+        small = replace(recipe, epochs=8, learning_rate=0.05, batch_size=20, drops=(6,))
+        run = replace(run, width=32, depth=4, per_class=30, recipe=small)
+    elif scale == "reduced":
+        run = replace(run, per_class=1000)
+    for dataset in ("digits",) if scale == "smoke" else ("cifar10", "mnist"):
+        yield replace(run, name=dataset, dataset=dataset)
+
+
+# Weight decay of the feature mapping and of the last layer, as multiples of the baseline's.
+DECAYS = {
+    "baseline": (1, 1),
+    "last-double": (1, 2),
+    "last-zero": (1, 0),
+    "features-double": (2, 1),
+    "features-zero": (0, 1),
+}
+
+
+def weight_decay(scale: str) -> Iterator[Run]:
+    """E2: ResNet-18 with the weight decay of the feature mapping or of the last layer doubled or left out."""
+    recipe = Recipe(
+        epochs=160, learning_rate=0.05, batch_size=128, weight_decay=5e-4, drops=(40, 80, 120)
+    )
+    run = Run("weight-decay", "", scale, 0, "cifar10", "resnet18", 64, recipe, measure_every=4)
+    if scale == "smoke":
+        small = replace(recipe, epochs=4, batch_size=50, drops=(3,))
+        run = replace(run, dataset="digits", width=2, per_class=20, recipe=small)
+    elif scale == "reduced":
+        small = replace(recipe, epochs=60, batch_size=20, weight_decay=2e-3, drops=(30, 45))
+        run = replace(run, width=8, per_class=100, recipe=small)
+    for loss, short in (("mse", "mse"), ("cross-entropy", "ce")):
+        for name, (features, last) in DECAYS.items():
+            w = run.recipe.weight_decay
+            changed = replace(
+                run.recipe, loss=loss, weight_decay=features * w, last_weight_decay=last * w
+            )
+            yield replace(
+                run, name=f"{short}-{name}", recipe=changed, last_bias=loss == "cross-entropy"
+            )
+
+
+def end_to_end(scale: str) -> Iterator[Run]:
+    """E3: networks trained as a whole, all layers measured along the way."""
+    recipe = Recipe(epochs=60, learning_rate=0.02, batch_size=50, weight_decay=1e-3, drops=(36, 51))
+    mlp = Run(
+        "end-to-end",
+        "",
+        scale,
+        0,
+        "",
+        "mlp",
+        256,
+        recipe,
+        depth=6,
+        layers_every=5,
+        keep_statistics=True,
+    )
+    resnet = replace(
+        mlp,
+        network="resnet18",
+        width=64,
+        recipe=replace(recipe, learning_rate=0.05, batch_size=128),
+    )
+    if scale == "smoke":
+        small = replace(recipe, epochs=6, learning_rate=0.05, batch_size=25, drops=(5,))
+        mlp = replace(mlp, width=32, depth=4, per_class=30, layers_every=2, recipe=small)
+        resnet = replace(mlp, network="resnet18", width=2)
+    elif scale == "reduced":
+        mlp = replace(mlp, per_class=500)
+        small = replace(recipe, learning_rate=0.05, batch_size=20, weight_decay=2e-3)
+        resnet = replace(resnet, width=8, per_class=100, recipe=small)
+    for dataset in ("digits",) if scale == "smoke" else ("mnist", "cifar10"):
+        for run in (mlp, resnet):
+            yield replace(run, name=f"{run.network}-{dataset}", dataset=dataset)
+
+
+EXPERIMENTS = {"layerwise": layerwise, "weight-decay": weight_decay, "end-to-end": end_to_end}
+
+
+def runs(experiment: str, scale: str, seed: int = 0, only: str | None = None) -> list[Run]:
+    """The runs of an experiment at one scale.
+
+    Args:
+        experiment: "layerwise", "weight-decay" or "end-to-end".
+        scale: "smoke", "reduced" or "full".
+        seed: seed of initial weights and of the order of samples.
+        only: the name of the one run that is wanted.
+
+    Raises:
+        ValueError: if there is no such experiment, scale or run.
+    """
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"there is no experiment {experiment!r}, only {', '.join(EXPERIMENTS)}.")
+    if scale not in SCALES:
+        raise ValueError(f"there is no scale {scale!r}, only {', '.join(SCALES)}.")
+    all_runs = [replace(run, seed=seed) for run in EXPERIMENTS[experiment](scale)]
+    chosen = [run for run in all_runs if only in (None, run.name)]
+    if not chosen:
+        raise ValueError(
+            f"{experiment} has no run {only!r}, only {', '.join(run.name for run in all_runs)}."
+        )
+    return chosen

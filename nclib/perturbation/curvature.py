@@ -1,0 +1,155 @@
+r"""The curvature of the reduced problem at a minimizer: the one linear system behind every response.
+
+At a stationary point, in the notation of ``nclib.foundations.reduced`` and with J the residual moment,
+
+.. math::
+    \mathcal A[X] = \nabla^2\varphi(W)[X] = LXT + \lambda_W X - JXG^{-1} + AX^\top R + RX^\top A,
+    \qquad R = D\bar H^\top - WT = \lambda_W W .
+
+The rows of W lie in a space V of at most K dimensions. Outside V the operator is
+:math:`X \mapsto LXT + (\lambda_W I - J/b)X`, which the eigenvectors of two small problems make diagonal.
+Its Schur complement leaves a system with at most K^2 unknowns. The operator is positive definite, up to
+rounding, exactly when both are.
+"""
+
+import numpy as np
+from scipy import linalg
+
+from nclib._checks import as_array
+from nclib.foundations.minimize import Solution
+from nclib.foundations.reduced import Point, ReducedProblem
+from nclib.foundations.statistics import ClassStatistics
+
+# A curvature below this, relative to the largest, is rounding.
+DEGENERATE = 1e-13
+
+
+class Curvature:
+    r"""The Hessian of the reduced problem at a strict local minimizer, factored.
+
+    It is made from statistics alone: its cost, O(d^3 + K^6), does not grow with the number of samples.
+
+    Args:
+        solution: a minimizer of Eq. 2.
+        stats: the statistics of the input features H0 that it belongs to.
+
+    Raises:
+        ValueError: if the weights are not stationary for these statistics, or the minimizer is degenerate
+            (not a strict local minimum), so that it has no first-order response.
+    """
+
+    def __init__(self, solution: Solution, stats: ClassStatistics):
+        weights = as_array("weights", solution.weights, (stats.K, stats.d))
+        self.problem = ReducedProblem.from_statistics(solution.model, stats)
+        self.point = self.problem.at(weights @ self.problem.basis)
+        if not self.point.gradient_norm < 1e-8:
+            raise ValueError(
+                "the solution is not a minimizer for these input features: "
+                f"the relative gradient norm is {self.point.gradient_norm:.2g}."
+            )
+        self._factor(self.point)
+
+    def solve(self, R) -> np.ndarray:
+        r"""The X (K, d) with :math:`\mathcal A[X] = R`."""
+        return self._solve(R @ self.problem.basis) @ self.problem.basis.T
+
+    def weight_step(self, d_means, d_second_moment) -> np.ndarray:
+        r"""First-order change of the weights, (K, d), when the statistics of H0 change.
+
+        .. math::
+            \mathcal A[dW] = \beta\left(L D\,d\bar H_0^\top - A\,d\bar H_0\,DW - \beta A\,dS_0\right)G^{-1}
+
+        Args:
+            d_means: change of the class means, (d, K).
+            d_second_moment: change of the second moment :math:`S_0 = H_0H_0^\top/\bar n`, (d, d), symmetric.
+
+        Raises:
+            ValueError: if a shape is wrong, an entry is not finite, or the second moment is not symmetric.
+        """
+        K, d = self.point.W.shape
+        dM, dS = (
+            as_array("d_means", d_means, (d, K)),
+            as_array("d_second_moment", d_second_moment, (d, d)),
+        )
+        asymmetry = np.abs(dS - dS.T).max()
+        if asymmetry > 1e-10 * np.abs(dS).max():
+            raise ValueError(
+                "d_second_moment must be symmetric, but it differs from its transpose "
+                f"by {asymmetry:.2g}."
+            )
+        basis, point, beta = self.problem.basis, self.point, self.problem.model.beta
+        DdM = (basis.T @ dM) * self.problem.shares
+        R = point.L @ DdM.T - point.A @ DdM @ point.W - beta * (point.A @ basis.T @ dS @ basis)
+        return self._solve(beta * point.apply_G_inverse(R)) @ basis.T
+
+    def _factor(self, point: Point):
+        K, d = point.W.shape
+        r = min(K, d)
+        # T = H H^T / n-bar in a basis whose first r vectors span V.
+        T = (point.means * self.problem.shares) @ point.means.T
+        T += point.apply_G_inverse(point.apply_G_inverse(np.diag(point.V)).T)
+        Q = linalg.qr(point.W.T)[0]
+        T = Q.T @ T @ Q
+        # C^T L C = I and C^T (lambda_W I - J/b) C = diag(e): in these, and the eigenvectors U of T outside V,
+        # the operator there is diagonal.
+        slack = self.problem.model.lambda_W * np.eye(K) - point.residual / self.problem.b
+        e, self.C = linalg.eigh(slack, point.L)
+        t, U = linalg.eigh(T[r:, r:]) if d > r else (np.zeros(0), np.zeros((0, 0)))
+        self.inside, self.outside = Q[:, :r], Q[:, r:] @ U
+        self.diagonal = e[:, None] + t
+        if d > r and self.diagonal.min() <= DEGENERATE * np.abs(self.diagonal).max():
+            raise_degenerate()
+        self.link = T[:r, r:] @ U
+        self.schur = positive_definite_factor(self._schur_complement(point, T[:r, :r]))
+
+    def _schur_complement(self, point: Point, T11):
+        """The operator on V with the rest eliminated, (Kr, Kr), in the coordinates C^{-1} X V."""
+        C, K, r, lambda_W = self.C, len(self.C), len(T11), self.problem.model.lambda_W
+        W, A = point.W @ self.inside, point.A @ self.inside
+        R = C.T @ (point.DM - point.WT) @ self.inside
+        blocks = [T11 - (self.link / row) @ self.link.T for row in self.diagonal]
+        S = linalg.block_diag(*blocks).reshape(K, r, K, r)
+        S += np.einsum("ij,ab->iajb", lambda_W * C.T @ C, np.eye(r))
+        S -= np.einsum(
+            "ij,ab->iajb", C.T @ point.residual @ C, (np.eye(r) - W.T @ A) / self.problem.b
+        )
+        S += np.einsum("ib,ja->iajb", C.T @ A, R) + np.einsum("ib,ja->iajb", R, C.T @ A)
+        return S.reshape(K * r, K * r)
+
+    def _solve(self, R):
+        """Solve in the eigenbasis of Sigma_W, with two steps of iterative refinement by the Hessian itself."""
+        X = self._eliminate(R)
+        for _ in range(2):
+            X = X + self._eliminate(R - self.point.hessian(X))
+        return X
+
+    def _eliminate(self, R):
+        """Solve by block elimination."""
+        R = self.C.T @ R
+        inside, outside = R @ self.inside, R @ self.outside
+        right = inside - (outside / self.diagonal) @ self.link.T
+        Y = linalg.cho_solve(self.schur, right.ravel()).reshape(right.shape)
+        return self.C @ (
+            Y @ self.inside.T + ((outside - Y @ self.link) / self.diagonal) @ self.outside.T
+        )
+
+
+def positive_definite_factor(S):
+    """Cholesky factor of S, if S is positive definite beyond rounding."""
+    try:
+        factor = linalg.cho_factor(S, lower=True)
+    except linalg.LinAlgError:
+        raise_degenerate()
+    reciprocal_condition, _ = linalg.lapack.dpocon(factor[0], np.abs(S).sum(axis=0).max(), uplo="L")
+    if reciprocal_condition < DEGENERATE:
+        raise_degenerate()
+    return factor
+
+
+def raise_degenerate():
+    """Refuse a base point without a first-order response."""
+    raise ValueError(
+        "the minimizer is degenerate: the Hessian of the reduced problem has a direction without positive "
+        "curvature, so the minimizer does not move smoothly with its input (for beta = 0 every rotation "
+        "of it is a minimizer)."
+    ) from None

@@ -1,0 +1,135 @@
+"""Every refusal is a sentence that names the condition and the value."""
+
+import numpy as np
+import pytest
+
+from nclib import _checks
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_features_are_not_copied(dtype):
+    x = np.ones((3, 2), dtype)
+    assert _checks.as_features(x) is x
+
+
+@pytest.mark.parametrize(
+    "x", [[[1, 2], [3, 4]], np.ones((2, 2), np.longdouble), np.eye(2, dtype=bool)]
+)
+def test_other_real_features_become_float64(x):
+    assert _checks.as_features(x).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "x, error, sentence",
+    [
+        (np.ones(3), ValueError, r"features must have shape \(N, d\), .* given is \(3,\)"),
+        (np.ones((2, 2, 2)), ValueError, r"given is \(2, 2, 2\)"),
+        (np.ones((0, 4)), ValueError, r"at least one row and one column; .* \(0, 4\)"),
+        (np.ones((4, 0)), ValueError, r"at least one row and one column; .* \(4, 0\)"),
+        (np.ones((2, 2), complex), TypeError, "real numbers, not complex128"),
+        ([["a", "b"]], TypeError, "real numbers, not <U1"),
+    ],
+)
+def test_bad_features(x, error, sentence):
+    with pytest.raises(error, match=sentence):
+        _checks.as_features(x)
+
+
+def test_the_argument_is_called_by_its_name():
+    with pytest.raises(ValueError, match="perturbation must have shape"):
+        _checks.as_features(np.ones(3), "perturbation")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
+def test_labels_of_any_integer_type(dtype):
+    y = _checks.as_labels(np.array([2, 0, 1, 2], dtype), 4)
+    assert y.dtype == np.intp and y.tolist() == [2, 0, 1, 2]
+
+
+def test_a_class_may_be_missing_when_the_number_of_classes_is_given():
+    assert _checks.as_labels([0, 2], 2, 4).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "y, K, error, sentence",
+    [
+        ([0.0, 1.0, 1.0], None, TypeError, "labels must be integers, not float64"),
+        ([True, False, True], None, TypeError, "labels must be integers, not bool"),
+        ([0, 1], None, ValueError, r"labels must have shape \(3,\), .* given is \(2,\)"),
+        (np.eye(3, dtype=int), None, ValueError, r"given is \(3, 3\)"),
+        ([0, -1, 1], None, ValueError, "must not be negative, but the label -1 occurs"),
+        ([0, 1, 3], None, ValueError, "class 2 has no samples, although the label 3 occurs"),
+        ([1, 2, 2], None, ValueError, "class 0 has no samples"),
+        ([0, 1, 10**15], None, ValueError, "class 2 has no samples"),
+        ([0, 1, 3], 3, ValueError, r"labels must lie in 0\.\.2, but the label 3 occurs"),
+        ([0, 1, 2], 0, ValueError, "num_classes must be at least 1, but num_classes = 0"),
+        ([0, 1, 2], 3.0, TypeError, "num_classes must be an integer, not float"),
+    ],
+)
+def test_bad_labels(y, K, error, sentence):
+    with pytest.raises(error, match=sentence):
+        _checks.as_labels(y, 3, K)
+
+
+def test_arrays():
+    assert _checks.as_array("weights", [[1, 2]], (1, 2)).dtype == np.float64
+    with pytest.raises(
+        ValueError, match=r"weights must have shape \(2, 1\); the shape given is \(1, 2\)"
+    ):
+        _checks.as_array("weights", [[1, 2]], (2, 1))
+    with pytest.raises(
+        ValueError, match=r"weights must be finite, but the entry at \(0, 1\) is nan"
+    ):
+        _checks.as_array("weights", [[1, np.nan]], (1, 2))
+    with pytest.raises(ValueError, match=r"bias must be finite, but the entry at \(0,\) is -inf"):
+        _checks.as_array("bias", [-np.inf], (1,))
+    with pytest.raises(TypeError, match="weights must hold real numbers, not object"):
+        _checks.as_array("weights", [None], (1,))
+
+
+def test_finite():
+    x = np.ones((2, 3), np.float32)
+    assert _checks.finite("features", x) is x
+    x[1, 2] = np.inf
+    with pytest.raises(
+        ValueError, match=r"features must be finite, but the entry at \(1, 2\) is inf"
+    ):
+        _checks.finite("features", x)
+
+
+def test_every_class():
+    _checks.every_class(np.array([1, 2]))
+    with pytest.raises(ValueError, match=r"class 1 has no samples\."):
+        _checks.every_class(np.array([2, 0, 1, 0]))
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(3)])
+def test_positive_numbers(value):
+    for check in (_checks.positive, _checks.nonnegative):
+        x = check("beta", value)
+        assert type(x) is float and x == value
+
+
+@pytest.mark.parametrize(
+    "check, value, error, sentence",
+    [
+        (_checks.positive, 0, ValueError, "beta must be greater than zero, but beta = 0"),
+        (_checks.positive, -2.5, ValueError, "beta = -2.5"),
+        (_checks.nonnegative, -1e-300, ValueError, "beta must not be negative, but beta = -1e-300"),
+        (_checks.positive, float("nan"), ValueError, "beta must be finite, but beta = nan"),
+        (_checks.nonnegative, float("inf"), ValueError, "beta must be finite, but beta = inf"),
+        (_checks.positive, "1", TypeError, "beta must be a real number, not str"),
+        (_checks.nonnegative, 1j, TypeError, "beta must be a real number, not complex"),
+        (_checks.nonnegative, True, TypeError, "beta must be a real number, not bool"),
+        (_checks.positive_integer, 0, ValueError, "beta must be at least 1, but beta = 0"),
+        (_checks.positive_integer, 2.0, TypeError, "beta must be an integer, not float"),
+        (_checks.positive_integer, True, TypeError, "beta must be an integer, not bool"),
+    ],
+)
+def test_bad_numbers(check, value, error, sentence):
+    with pytest.raises(error, match=sentence):
+        check("beta", value)
+
+
+def test_zero_is_not_negative():
+    assert _checks.nonnegative("beta", 0) == 0.0

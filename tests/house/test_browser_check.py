@@ -1,0 +1,188 @@
+"""The check in a browser finds what a reader would stumble over: each small page here has one thing wrong with it."""
+
+import shutil
+
+import pytest
+
+from tools import browser
+from tools import browser_check as check
+
+pytestmark = pytest.mark.skipif(
+    browser.find_chromium() is None, reason="no Chromium on this computer"
+)
+ETF = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle cx="4" cy="4" r="4"/></svg>'
+SOLUTION = """<div class="admonition solution dropdown toggle toggle-hidden"><p class="admonition-title">
+  <a href="#e">Solution</a><button class="toggle-button">open</button></p><p>Text</p></div><p id="e">x</p>"""
+OPENS = """<script>document.querySelector(".admonition-title").addEventListener("click", (event) => {
+  event.preventDefault(); event.currentTarget.parentElement.classList.toggle("toggle-hidden"); });</script>"""
+THROWS = OPENS.replace(
+    "event.preventDefault()", "if (event.target.tagName === 'A') throw Error('no button')"
+)
+# Stands for MathJax: draws every formula but those that the page marks.
+DRAWS = """<script>for (const e of document.querySelectorAll(".math:not(.left)"))
+  e.appendChild(document.createElement("mjx-container"));</script>"""
+
+BAD = {
+    "console error": ("<script>console.error('broken')</script>", "console error: broken"),
+    "script error": ("<script>undefinedFunction()</script>", "script error: undefinedFunction"),
+    "later script error": (
+        "<script>setTimeout(() => { throw Error('late') }, 200)</script>",
+        "script error: late",
+    ),
+    "external script": (
+        "<script src='https://cdn.example.org/a.js'></script>",
+        "external request: https://cdn",
+    ),
+    "external font": (
+        "<style>@font-face{font-family:f;src:url(https://a.org/f)} p{font-family:f}</style><p>x</p>",
+        "external request: https://a.org/f",
+    ),
+    "missing file": ("<script src='gone.js'></script>", "gone.js"),
+    "missing picture": ("<img src='gone.png' alt='a graph'>", "picture does not show: gone.png"),
+    "formula not drawn": (
+        f"<span class='math left'>x</span><span class='math'></span>{DRAWS}",
+        "drawn 0 times",
+    ),
+    "formula drawn twice": (f"<span class='math'></span>{DRAWS}{DRAWS}", "drawn 2 times"),
+    "MathJax error": (
+        "<span class='math'><mjx-container><mjx-merror/></mjx-container></span>",
+        "shows an error",
+    ),
+    "raw dollar": ("<p>Let $x be</p>", "raw source in the text: Let $x"),
+    "raw command": ("<p>the matrix \\Sigma</p>", "raw source in the text"),
+    "raw role": ("<p>see {prf:ref}`thm-x`</p>", "raw source in the text"),
+    "raw fence": ("<p>:::{note}</p>", "raw source in the text"),
+    "wide page": ("<div style='width:500px'>wide</div>", "px wide on a phone of 390 px"),
+    "wide when opened": (
+        "<details><div style='width:500px'>wide</div></details>",
+        "px wide on a phone of 390 px",
+    ),
+    "no alt": ("<img src='a.svg'>", "picture without alternative text: a.svg"),
+    "alt is the name": ("<img src='a.svg' alt='a.svg'>", "picture without alternative text: a.svg"),
+    "no label": (ETF, "drawing without a label"),
+    "dead file": ("<a href='gone.html'>x</a>", "link to a file that is not there: gone.html"),
+    "dead anchor": (
+        "<a href='other.html#gone'>x</a>",
+        "link to an anchor that is not there: other.html#gone",
+    ),
+    "dead anchor on the page": ("<a href='#gone'>x</a>", "#gone"),
+    "solution stays shut": (SOLUTION, "a click does not open or close"),
+    "solution throws": (SOLUTION + THROWS, "no button"),
+    "dropdown without button": ("<div class='admonition dropdown'>Text</div>", "cannot be opened"),
+}
+GOOD = f"""<p id="here">It costs <code>$5</code>.</p><span class="math"></span><img src="a.svg" alt="a disc">
+  <div role="img" aria-label="a disc">{ETF}</div><a href="other.html#there">x</a><a href="#here">x</a>
+  <div style="overflow-x:auto"><div style="width:500px">wide in its box</div></div>
+  <a href="https://example.org/">only a link</a>{SOLUTION}{OPENS}{DRAWS}"""
+
+
+@pytest.fixture(scope="module")
+def instance():
+    with browser.browser() as opened:
+        yield opened
+
+
+HEAD = "<!doctype html><meta charset='utf-8'><link rel='icon' href='data:,'><title>t</title>"
+
+
+def site(folder, **bodies):
+    """A small site: the given pages, one they may link to, and a drawing."""
+    for name, body in {"other": "<p id='there'>x</p>", **bodies}.items():
+        (folder / f"{name}.html").write_text(
+            f"{HEAD}<body><article>{body}</article></body>", encoding="utf-8"
+        )
+    (folder / "a.svg").write_text(ETF, encoding="utf-8")
+    return folder
+
+
+def found(instance, folder, how="served"):
+    if how == "file":
+        return check.visit_all(instance, folder, folder.as_uri() + "/", how)[1]
+    with browser.served(folder) as base:
+        return check.visit_all(instance, folder, base, how)[1]
+
+
+@pytest.mark.parametrize("how", ["file", "served"])
+def test_a_sound_page_passes(instance, tmp_path, how):
+    assert found(instance, site(tmp_path, page=GOOD), how) == []
+
+
+@pytest.fixture(scope="module")
+def bad_findings(instance, tmp_path_factory):
+    return found(
+        instance,
+        site(tmp_path_factory.mktemp("bad"), **{name: body for name, (body, _) in BAD.items()}),
+    )
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_thing_wrong_is_found(bad_findings, name):
+    whats = [finding.what for finding in bad_findings if finding.page == f"{name}.html"]
+    assert any(BAD[name][1] in what for what in whats), whats
+
+
+MATH = """<span class="math">\\({}\\)</span>
+  <script>window.MathJax = {{tex: {{macros: {{RR: "\\\\mathbb{{R}}"}}}}}}</script>
+  <script defer src="mathjax/tex-chtml-full.js"></script>"""
+
+
+@pytest.mark.parametrize(
+    "formula, sentence",
+    [
+        ("x \\in \\RR^d", None),
+        ("\\frac{1}", "formula with an error"),
+        ("x + \\nosuchmacro", "unknown macro in a formula"),
+        ("5 and ", "a sentence became a formula"),
+        ("x \\text{ and } y", None),
+    ],
+)
+def test_formulas_as_mathjax_draws_them(instance, tmp_path, formula, sentence):
+    from tools.sphinx_ext.offline import MATHJAX_PARTS, mathjax_folder
+
+    (tmp_path / "mathjax").mkdir()
+    shutil.copy(mathjax_folder() / MATHJAX_PARTS[0], tmp_path / "mathjax")
+    shutil.copytree(mathjax_folder() / MATHJAX_PARTS[1], tmp_path / "mathjax" / MATHJAX_PARTS[1])
+    whats = [f.what for f in found(instance, site(tmp_path, page=MATH.format(formula)))]
+    assert (whats == []) if sentence is None else any(sentence in what for what in whats), whats
+
+
+def test_a_book_without_search_and_dark_mode_is_reported(instance, tmp_path):
+    site(tmp_path, page="<p>x</p>")
+    (tmp_path / "search.html").write_text(
+        "<!doctype html><link rel='icon' href='data:,'><p>nothing here", "utf-8"
+    )
+    with browser.served(tmp_path) as base:
+        whats = [
+            f.what
+            for f in check.book_findings(
+                instance, base, "served", "page.html", "word", patience_ms=300
+            )
+        ]
+    assert any("search for 'word' shows no result" in what for what in whats)
+    assert any("no button for dark mode" in what for what in whats)
+
+
+def test_dark_mode_has_to_change_the_page(instance, tmp_path):
+    button = """<button class="theme-switch-button" onclick="const d = document.documentElement.dataset;
+      d.theme = d.theme === 'dark' ? 'light' : 'dark'">mode</button>"""
+    site(tmp_path, page=button)
+    with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
+        (finding,) = check.dark_findings(context.new_page(), base, "page.html", "served")
+    assert "dark mode does not change the page" in finding.what
+    site(tmp_path, page=button + "<style>html[data-theme=dark] body { background: black }</style>")
+    with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
+        assert check.dark_findings(context.new_page(), base, "page.html", "served") == []
+
+
+def test_without_a_rendered_book_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["browser_check.py", str(tmp_path)])
+    assert check.main() == 2
+    assert "run `make book` first" in capsys.readouterr().err
+
+
+def test_a_page_that_never_finishes_loading_is_reported(instance):
+    with browser.new_context(instance, check.PHONE) as context:
+        watch = check.Watch(context.new_page(), "data:")
+        watch.pending = 1
+        watch.settle(patience_ms=200)
+    assert watch.found == ["still loading after 0.2 s"]

@@ -1,0 +1,70 @@
+"""The pages that are written by hand say what the code says."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nclib
+import nclib.networks
+import nclib.plotting
+from tools import overview
+
+ROOT = Path(__file__).resolve().parents[2]
+DRAWING = [
+    f.__name__
+    for f in vars(nclib.plotting).values()
+    if getattr(f, "__module__", "") == "nclib.plotting"
+]
+PUBLIC = {
+    *nclib.__all__,
+    *nclib.networks.__all__,
+    *(name for name in DRAWING if not name.startswith("_")),
+}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_on_the_api_page(name):
+    assert re.search(
+        rf"^\.\. auto(function|class|exception):: nclib\.[\w.]+\.{name}$", read("book/api.md"), re.M
+    )
+
+
+def test_one_version_everywhere():
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert nclib.__version__ == version
+    assert yaml.safe_load(read("CITATION.cff"))["version"] == version
+    assert f"Version {version}" in read("book/citing.md")
+    assert re.search(r"^## \[(\d.*?)\]", read("CHANGELOG.md"), re.M)[1] == version
+
+
+def test_the_readme_names_what_exists():
+    paths = re.findall(r"^\| `([\w/]+)` \|", read("README.md"), re.M)
+    paths += re.findall(r"\]\(((?!https:)[^)]+)\)", read("README.md"))
+    assert len(paths) > 8
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_citation_has_its_entry_and_every_entry_its_own_key():
+    keys = re.findall(r"^@\w+\{([\w-]+),", read("book/references.bib"), re.M)
+    assert len(keys) == len(set(keys))
+    sources = [p for p in (ROOT / "book").rglob("*") if p.suffix in {".md", ".ipynb"}]
+    used = {
+        k
+        for p in sources
+        for k in re.findall(r"\{cite:\w+\}`([^`]+)`", p.read_text(encoding="utf-8"))
+    }
+    assert used
+    assert {key.strip() for group in used for key in group.split(",")} <= set(keys)
+
+
+def test_the_readme_shows_the_picture_of_the_first_page():
+    assert overview.TARGET.read_text(encoding="utf-8") == overview.picture(), (
+        "run tools/overview.py"
+    )

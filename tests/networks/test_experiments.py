@@ -1,0 +1,147 @@
+"""What is run: names, the paper's settings, and settings that tell two runs apart."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from nclib.measured.results import config_hash
+from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
+from nclib.networks.training import Recipe
+
+EVERYTHING = [(experiment, scale) for experiment in EXPERIMENTS for scale in SCALES]
+# Another value for every setting of a run and of its recipe.
+OTHER = {
+    "dataset": "mnist", "network": "mlp", "width": 3, "depth": 7, "last_bias": True, "per_class": 2, "grown": True,
+    "measure_every": 9, "layers_every": 3, "keep_statistics": True,
+}  # fmt: skip
+OTHER_RECIPE = {
+    "epochs": 9, "learning_rate": 0.3, "loss": "cross-entropy", "momentum": 0.1, "weight_decay": 0.2,
+    "last_weight_decay": 0.1, "batch_size": 4, "drops": (5,), "augment": True,
+}  # fmt: skip
+PLAIN = Run(
+    "e", "n", "smoke", 0, "digits", "resnet18", 2, Recipe(epochs=4, learning_rate=0.1, drops=(2, 3))
+)
+
+
+@pytest.mark.parametrize(("experiment", "scale"), EVERYTHING)
+def test_names_tell_the_runs_of_an_experiment_apart(experiment, scale):
+    found = runs(experiment, scale, seed=5)
+    names = [run.name for run in found]
+    assert len(set(names)) == len(names) > 0
+    assert {(run.experiment, run.scale, run.seed) for run in found} == {(experiment, scale, 5)}
+    assert [runs(experiment, scale, 2, only=name) for name in names] == [
+        [replace(run, seed=2)] for run in found
+    ]
+    assert [run.config for run in runs(experiment, scale, 2)] == [run.config for run in found]
+
+
+@pytest.mark.parametrize(("experiment", "scale"), EVERYTHING)
+def test_settings_are_flat_and_survive_json(experiment, scale):
+    hashes = set()
+    for run in runs(experiment, scale):
+        config = run.config
+        assert not {"experiment", "name", "scale", "seed", "recipe"} & set(config)
+        assert all(
+            value is None or isinstance(value, (str, int, float)) for value in config.values()
+        )
+        assert json.loads(json.dumps(config)) == config
+        hashes.add(config_hash(config))
+    assert len(hashes) == len(runs(experiment, scale))
+
+
+def test_every_setting_counts():
+    assert {"experiment", "name", "scale", "seed", "recipe", *OTHER} == {
+        f.name for f in fields(Run)
+    }
+    assert set(OTHER_RECIPE) == {f.name for f in fields(Recipe)}
+    changed = [replace(PLAIN, **{key: value}) for key, value in OTHER.items()]
+    changed += [
+        replace(PLAIN, recipe=replace(PLAIN.recipe, **{key: x})) for key, x in OTHER_RECIPE.items()
+    ]
+    hashes = [config_hash(run.config) for run in [PLAIN, *changed]]
+    assert len(set(hashes)) == len(hashes) == 1 + len(OTHER) + len(OTHER_RECIPE)
+    assert replace(PLAIN, name="other", seed=3, scale="full", experiment="f").config == PLAIN.config
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_weight_decays_are_multiples_of_the_baseline(scale):
+    found = {run.name: run for run in runs("weight-decay", scale)}
+    multiples = {
+        "baseline": (1, 1), "last-double": (1, 2), "last-zero": (1, 0), "features-double": (2, 1),
+        "features-zero": (0, 1),
+    }  # fmt: skip
+    assert set(found) == {f"{loss}-{name}" for loss in ("mse", "ce") for name in multiples}
+    for short, loss, bias in (("mse", "mse", False), ("ce", "cross-entropy", True)):
+        baseline = found[f"{short}-baseline"]
+        w = baseline.recipe.weight_decay
+        assert w > 0
+        for name, (features, last) in multiples.items():
+            run = found[f"{short}-{name}"]
+            assert (run.recipe.weight_decay, run.recipe.last_weight_decay) == (
+                features * w,
+                last * w,
+            )
+            assert (run.recipe.loss, run.last_bias, run.network, run.grown) == (
+                loss,
+                bias,
+                "resnet18",
+                False,
+            )
+            same = replace(run.recipe, weight_decay=w, last_weight_decay=w)
+            assert replace(run, name=baseline.name, recipe=same) == baseline
+    assert replace(found["ce-baseline"].recipe, loss="mse") == found["mse-baseline"].recipe
+
+
+def test_the_paper_s_schedule_at_full_scale():
+    for run in runs("weight-decay", "full"):
+        recipe = run.recipe
+        assert (run.dataset, run.width, run.per_class) == ("cifar10", 64, None)
+        assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.augment) == (
+            160,
+            128,
+            0.9,
+            False,
+        )
+        lengths = [recipe.step_length(epoch) for epoch in range(1, 161)]
+        assert lengths == pytest.approx(
+            [0.05] * 40 + [0.005] * 40 + [0.0005] * 40 + [0.00005] * 40, rel=1e-12
+        )
+    assert runs("weight-decay", "full", only="mse-baseline")[0].recipe.weight_decay == 5e-4
+
+
+def test_layer_by_layer_at_full_scale():
+    found = runs("layerwise", "full")
+    assert {run.dataset for run in found} == {"cifar10", "mnist"}
+    assert all((run.network, run.grown, run.depth, run.stages, run.per_class) == ("mlp", True, 10, 10, None)
+               for run in found)  # fmt: skip
+
+
+def test_both_networks_end_to_end():
+    for scale in SCALES:
+        found = runs("end-to-end", scale)
+        assert {run.network for run in found} == {"mlp", "resnet18"}
+        assert all(run.keep_statistics and run.layers_every and run.stages == 1 for run in found)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_smoke_runs_need_no_data(experiment):
+    assert {run.dataset for run in runs(experiment, "smoke")} == {"digits"}
+
+
+def test_when_something_is_measured():
+    run = replace(PLAIN, measure_every=4, layers_every=6, recipe=replace(PLAIN.recipe, epochs=15))
+    assert [n for n in range(16) if run.measured(n)] == [0, 1, 2, 3, 4, 5, 8, 12, 15]
+    assert [n for n in range(16) if run.all_layers(n)] == [0, 6, 12, 15]
+    assert [n for n in range(16) if replace(run, layers_every=None).all_layers(n)] == [15]
+
+
+def test_what_does_not_exist_is_named():
+    with pytest.raises(
+        ValueError, match="no experiment 'depth', only layerwise, weight-decay, end-to-end"
+    ):
+        runs("depth", "smoke")
+    with pytest.raises(ValueError, match="no scale 'tiny', only smoke, reduced, full"):
+        runs("layerwise", "tiny")
+    with pytest.raises(ValueError, match="layerwise has no run 'cifar', only cifar10, mnist"):
+        runs("layerwise", "full", only="cifar")
