@@ -59,6 +59,16 @@ class Model:
         return sqrt(self.lambda_W * self.lambda_H)
 
     @property
+    def b(self) -> float:
+        r"""The curvature that decay and pull give to the features, :math:`b = \lambda_H + \beta`."""
+        return self.lambda_H + self.beta
+
+    @property
+    def kappa(self) -> float:
+        r"""The scale of beta at which the frame responds, :math:`\kappa = \sqrt{\lambda_H/\lambda_W}`, 1/r in Eq. 1."""
+        return sqrt(self.lambda_H / self.lambda_W)
+
+    @property
     def rho(self) -> float:
         r"""Squared norm of a collapsed class mean, :math:`\rho = (1-c)\sqrt{\lambda_W/\lambda_H}` (Theorem 2.1).
 
@@ -148,7 +158,7 @@ class Model:
         if not error < 1e-8:
             raise ValueError(f"frame is not orthonormal: an entry of Q^T Q - I is {error:.3g}")
         means = sqrt(self.rho) * Q
-        return Collapsed(sqrt(self.lambda_H / self.lambda_W) * means.T, means)
+        return Collapsed(self.kappa * means.T, means)
 
     def _arrays(self, weights, features, labels, features0):
         """The book's matrices (W, H, H0, E = WH - Y) from the public arrays; float64."""

@@ -42,7 +42,7 @@ class ReducedProblem:
             means,
             shares,
         )
-        self.b = model.lambda_H + model.beta
+        self.b = model.b
 
     @classmethod
     def from_statistics(cls, model: Model, stats: ClassStatistics) -> "ReducedProblem":

@@ -80,6 +80,13 @@ def test_collapsed_input_is_its_own_minimizer():
         np.testing.assert_allclose(solution.statistics.means, means, atol=1e-11)
 
 
+def test_derived_parameters_are_those_of_the_notation():
+    model = Model(0.04, 0.09, 0.5)
+    assert model.b == 0.09 + 0.5
+    assert model.kappa == pytest.approx(1.5, rel=1e-15)
+    assert model.c == pytest.approx(0.06, rel=1e-15)
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
