@@ -34,7 +34,7 @@ from nclib.measured.results import (
     save_statistics,
 )
 from nclib.perturbation.central_path import CentralPath, central_path
-from nclib.perturbation.contraction import Rates, rates
+from nclib.perturbation.contraction import Contraction, contraction
 from nclib.perturbation.curvature import Curvature
 from nclib.perturbation.response import (
     LargeBetaResponse,
@@ -83,6 +83,7 @@ __all__ = [
     "Coefficients",
     "Collapsed",
     "Comparison",
+    "Contraction",
     "Curvature",
     "Eigenspace",
     "Expansion",
@@ -92,7 +93,6 @@ __all__ = [
     "Metrics",
     "Model",
     "Prediction",
-    "Rates",
     "Ratio",
     "ReducedProblem",
     "Response",
@@ -111,6 +111,7 @@ __all__ = [
     "coefficients",
     "compare",
     "contracted",
+    "contraction",
     "eigenbases",
     "equivalent",
     "fit",
@@ -130,7 +131,6 @@ __all__ = [
     "optimal_radii",
     "over_seeds",
     "provenance",
-    "rates",
     "response",
     "response_large_beta",
     "ridge_start",

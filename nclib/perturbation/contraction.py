@@ -12,7 +12,7 @@ from nclib._checks import positive
 from nclib.foundations.model import Model
 
 
-class Rates(NamedTuple):
+class Contraction(NamedTuple):
     """Factors on within-class deviations in the frame (``s1``) and in its complement (``s2``), and on symmetric
     deviations of the frame itself (``s3``); all in (0, 1)."""
 
@@ -21,7 +21,7 @@ class Rates(NamedTuple):
     s3: float
 
 
-def rates(model: Model) -> Rates:
+def contraction(model: Model) -> Contraction:
     r"""The contraction factors at a collapsed H0.
 
     .. math::
@@ -39,4 +39,4 @@ def rates(model: Model) -> Rates:
             f"c = sqrt(lambda_W lambda_H) is {model.c:.6g}; a collapsed frame needs c < 1"
         )
     s1 = beta / (beta + sqrt(lambda_H / model.lambda_W))
-    return Rates(s1, beta / (beta + lambda_H), beta / (beta + 4 * lambda_H * (1 - model.c)))
+    return Contraction(s1, beta / (beta + lambda_H), beta / (beta + 4 * lambda_H * (1 - model.c)))

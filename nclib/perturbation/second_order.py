@@ -18,7 +18,7 @@ from scipy import linalg
 from nclib import _checks
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
-from nclib.perturbation.contraction import rates
+from nclib.perturbation.contraction import contraction
 
 
 class Coefficients(NamedTuple):
@@ -79,7 +79,7 @@ def coefficients(model: Model) -> Coefficients:
     Raises:
         ValueError: if beta = 0, lambda_H = 0 or c >= 1.
     """
-    s1, s2, s3 = rates(model)
+    s1, s2, s3 = contraction(model)
     c, beta = model.c, model.beta
     kappa = sqrt(model.lambda_H / model.lambda_W)
     q = kappa * sqrt((1 - c) * kappa) / beta
@@ -115,7 +115,7 @@ def second_order(
     Z = _checks.as_features(perturbation, "perturbation").astype(float, copy=False)
     y = _checks.as_labels(labels, len(Z))
     stats = ClassStatistics.from_features(Z, y)
-    k, (s1, s2, _) = coefficients(model), rates(model)
+    k, (s1, s2, _) = coefficients(model), contraction(model)
     Q, P, As, Aa, B, *_ = _split(model, frame, stats)
     Delta0 = (Z - stats.means.T[y]).T
     DQ, DP = s1 * Q.T @ Delta0, s2 * P.T @ Delta0
@@ -150,7 +150,7 @@ def nc1_trace_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistic
     Raises:
         ValueError: if Z has no within-class spread or K = 1, where the ratio is 0 / 0, and as in ``second_order``.
     """
-    k, (s1, s2, s3) = coefficients(model), rates(model)
+    k, (s1, s2, s3) = coefficients(model), contraction(model)
     Z = _split(model, frame, perturbation)
     spread = s1**2 * np.trace(Z.QQ) + s2**2 * np.trace(Z.PP)
     _some_noise(perturbation, spread)
@@ -177,7 +177,7 @@ def nc1_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistics) -> 
 
     Args and errors are those of ``nc1_trace_ratio``, but the spread must not vanish in the centered frame.
     """
-    k, (s1, _, s3) = coefficients(model), rates(model)
+    k, (s1, _, s3) = coefficients(model), contraction(model)
     Z = _split(model, frame, perturbation)
     Pi = _centering(Z)
     noise = np.trace(Pi @ Z.QQ)
@@ -200,7 +200,7 @@ def attenuation(model: Model, K: int, d: int) -> Attenuation:
         raise ValueError(
             f"d = {d} is less than K = {K}: an orthogonal frame of K means needs d >= K"
         )
-    s1, s2, _ = rates(model)
+    s1, s2, _ = contraction(model)
     return Attenuation(s1**2, (K * s1**2 + (d - K) * s2**2) / d)
 
 
@@ -228,7 +228,14 @@ def _split(model: Model, frame, stats: ClassStatistics) -> _Parts:
     A0 = Q.T @ stats.means
     QQ, PQ, PP = (L.T @ stats.within @ R for L, R in ((Q, Q), (P, Q), (P, P)))
     return _Parts(
-        Q, P, rates(model).s3 * (A0 + A0.T) / 2, (A0 - A0.T) / 2, P.T @ stats.means, QQ, PQ, PP
+        Q,
+        P,
+        contraction(model).s3 * (A0 + A0.T) / 2,
+        (A0 - A0.T) / 2,
+        P.T @ stats.means,
+        QQ,
+        PQ,
+        PP,
     )
 
 

@@ -18,7 +18,7 @@ from scipy import linalg, optimize
 
 from nclib._checks import as_array, positive, positive_integer
 from nclib.foundations.model import Model
-from nclib.perturbation.contraction import Rates, rates
+from nclib.perturbation.contraction import Contraction, contraction
 
 
 class Eigenspace(NamedTuple):
@@ -293,9 +293,9 @@ def eigenbases(frame, n: int) -> dict[str, np.ndarray]:
     }
 
 
-def factors(model: Model, first_order: bool) -> Rates:
+def factors(model: Model, first_order: bool) -> Contraction:
     """The contraction factors, exact or to first order in 1 / beta."""
-    return Rates(*linearized(rates(model))) if first_order else rates(model)
+    return Contraction(*linearized(contraction(model))) if first_order else contraction(model)
 
 
 def linearized(values) -> list[float]:

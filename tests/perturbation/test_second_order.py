@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nclib import ClassStatistics, Model, minimize, nc1, nc1_trace
-from nclib.perturbation.contraction import rates
+from nclib.perturbation.contraction import contraction
 from nclib.perturbation.second_order import (
     attenuation,
     coefficients,
@@ -63,7 +63,7 @@ def test_error_after_each_order(name):
 @pytest.mark.parametrize("name", CASES)
 def test_first_order_has_the_stated_factors(name):
     model, Q, Z, y = instance(name)
-    s1, s2, s3 = rates(model)
+    s1, s2, s3 = contraction(model)
     means = ClassStatistics.from_features(Z, y).means.T[y]
     A = mean_part(Q, Z, y)
     in_frame = (Q @ (A - A.T) / 2 + s3 * Q @ (A + A.T) / 2).T[y]
@@ -119,7 +119,7 @@ def test_coefficients_are_those_that_sympy_derives(name, derived):
     for block, words in derived.second.items():
         found = {word: float(term.subs(values)) for word, term in words.items()}
         assert found == pytest.approx(mine[block], rel=1e-12)
-    s1, s2, s3 = rates(model)
+    s1, s2, s3 = contraction(model)
     found = {word: float(term.subs(values)) for word, term in derived.first.items()}
     assert found == pytest.approx({As: s3, Aa: 1.0, B: 1.0, dq: s1, dp: s2}, rel=1e-13)
 
@@ -162,12 +162,12 @@ def test_attenuation_of_isotropic_noise(K, d):
     found = attenuation(model, K, d)
     assert nc1_trace_ratio(model, frame, noise).value == pytest.approx(found.nc1_trace, rel=1e-13)
     assert nc1_ratio(model, frame, noise).value == pytest.approx(found.nc1, rel=1e-13)
-    assert found.nc1 <= found.nc1_trace <= rates(model).s2 ** 2
+    assert found.nc1 <= found.nc1_trace <= contraction(model).s2 ** 2
 
 
 def test_noise_in_the_frame_or_its_complement_alone():
     model, frame, Z, y = instance("generic")
-    s1, s2, _ = rates(model)
+    s1, s2, _ = contraction(model)
     inside = ClassStatistics.from_features(Z @ frame @ frame.T, y)
     outside = ClassStatistics.from_features(Z - Z @ frame @ frame.T, y)
     assert nc1_trace_ratio(model, frame, inside).value == pytest.approx(s1**2)

@@ -9,7 +9,7 @@ from numpy.polynomial.polynomial import polyval
 
 from nclib import ClassStatistics, Model, minimize
 from nclib.perturbation.central_path import central_path
-from nclib.perturbation.contraction import rates
+from nclib.perturbation.contraction import contraction
 from nclib.perturbation.series import flow_series, gradient_derivatives, series, series_statistics
 from nclib.perturbation.symbolic import expansion
 from nclib.perturbation.symbolic.flow import h, lambda_H, lambda_W
@@ -154,7 +154,7 @@ def test_near_collapse_the_series_are_geometric_and_exponential():
     deviation[:2] = np.outer([1, -1], Q[:, 1])
     y = np.repeat(np.arange(3), 2)
     H0 = (model.collapsed(3, 5, Q).means[:, y]).T + 1e-7 * deviation
-    s1 = rates(replace(model, beta=1.0)).s1
+    s1 = contraction(replace(model, beta=1.0)).s1
     rate = 1 / s1 - 1
     for k, c in enumerate(series(model, H0, y, 6)[1:], start=1):
         np.testing.assert_allclose(c / 1e-7, (-rate) ** k * deviation, atol=1e-5)

@@ -52,7 +52,7 @@ class Curvatures(NamedTuple):
     tilt: sp.Expr
 
 
-class Rates(NamedTuple):
+class SpectralRates(NamedTuple):
     """The t in the eigenvalues beta / (beta + t) at a collapsed point with axes of equal length."""
 
     within: sp.Expr
@@ -161,7 +161,7 @@ def neat(expr: sp.Expr) -> sp.Expr:
     return min(factored, sp.expand(factored), key=sp.count_ops)
 
 
-def rates(residual: sp.Expr = c) -> Rates:
+def rates(residual: sp.Expr = c) -> SpectralRates:
     """The rates when every axis has the same residual: c at a minimizer of Eq. 1, and 1 at H = H0 = 0.
 
     Of the pair, ``shape`` is the symmetric combination and ``turn`` the antisymmetric one.
@@ -173,7 +173,7 @@ def rates(residual: sp.Expr = c) -> Rates:
         neat(equal_axes(x, residual) - beta) for x in values
     )
     assert length == shape
-    return Rates(within, complement, shape, turn, tilt)
+    return SpectralRates(within, complement, shape, turn, tilt)
 
 
 def eigenvalue(rate: sp.Expr) -> sp.Expr:
