@@ -1,34 +1,10 @@
 """The perturbed model written out on full matrices, and its derivatives by automatic differentiation."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
-from nclib import ClassStatistics, Model
-
-
-class Problem(NamedTuple):
-    """One random instance of Eq. 2: a model, input features (N, d) and labels (N,)."""
-
-    model: Model
-    features: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def statistics(self) -> ClassStatistics:
-        return ClassStatistics.from_features(self.features, self.labels)
-
-
-def random_problem(
-    seed, K=3, d=5, n=4, lambda_W=0.02, lambda_H=0.01, beta=0.5, spread=1.0, counts=None
-) -> Problem:
-    """Gaussian classes around Gaussian means, in shuffled order; n samples a class, or the given counts."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(K), n if counts is None else counts)
-    rng.shuffle(labels)
-    features = rng.normal(size=(K, d))[labels] + spread * rng.normal(size=(len(labels), d))
-    return Problem(Model(lambda_W, lambda_H, beta), features, labels)
+from nclib import Model
+from nclib.workbench import Problem, random_problem  # noqa: F401, handed on
 
 
 def dense_objective(model: Model, W, H, H0, Y):

@@ -10,18 +10,20 @@ import yaml
 import nclib
 import nclib.networks
 import nclib.plotting
+import nclib.workbench
 from tools import overview
 
 ROOT = Path(__file__).resolve().parents[2]
-DRAWING = [
+BY_NAME = [  # of the modules that nclib does not hand on
     f.__name__
-    for f in vars(nclib.plotting).values()
-    if getattr(f, "__module__", "") == "nclib.plotting"
+    for module in (nclib.plotting, nclib.workbench)
+    for f in vars(module).values()
+    if getattr(f, "__module__", "") == module.__name__
 ]
 PUBLIC = {
     *nclib.__all__,
     *nclib.networks.__all__,
-    *(name for name in DRAWING if not name.startswith("_")),
+    *(name for name in BY_NAME if not name.startswith("_")),
 }
 
 
