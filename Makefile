@@ -70,9 +70,13 @@ text: .venv/installed  ## write each notebook as text to .text/, for editing
 from-text: .venv/installed  ## bring the edits in .text/ back into the notebooks
 	@$(BIN)/python tools/notebooks.py from-text
 
-lint: .venv/installed  ## style and simple errors; notebooks in normal form
-	@$(BIN)/ruff check .
-	@$(BIN)/python tools/notebooks.py check
+lint: .venv/installed  ## format, style, docstrings, types; notebooks in normal form
+	@status=0; \
+	$(BIN)/ruff format --check . || status=1; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/mypy || status=1; \
+	$(BIN)/python tools/notebooks.py check || status=1; \
+	exit $$status
 
 lock:  ## compile requirements.txt anew from pyproject.toml (LOCKFLAGS=--upgrade for newer versions)
 	@$(PYTHON) -m venv --clear _build/lock
@@ -84,5 +88,5 @@ lock:  ## compile requirements.txt anew from pyproject.toml (LOCKFLAGS=--upgrade
 	   grep -E '^[a-zA-Z0-9]' _build/requirements.txt | sed 's/+cpu$$//'; } > requirements.txt
 
 clean:  ## remove the rendered book, the environment and all caches
-	@rm -rf .venv _build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
