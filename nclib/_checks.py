@@ -99,6 +99,39 @@ def every_class(counts: np.ndarray) -> None:
         raise ValueError(f"class {int(np.argmin(counts != 0))} has no samples.")
 
 
+def frame_fits(K: int, d: int) -> None:
+    """Raise unless K and d are sizes and K orthogonal class means fit into d dimensions.
+
+    Raises:
+        TypeError: K or d is not an integer.
+        ValueError: K or d is less than 1, or d < K.
+    """
+    if positive_integer("d", d) < positive_integer("K", K):
+        raise ValueError(
+            f"d = {d} is less than K = {K}: an orthogonal frame of K means needs d >= K."
+        )
+
+
+def as_frame(frame: ArrayLike, K: int, d: int) -> np.ndarray:
+    """Return a frame as a float64 array of shape (d, K) with orthonormal columns.
+
+    Raises:
+        TypeError: The entries are not real numbers.
+        ValueError: The shape is not (d, K), or the columns are not orthonormal.
+    """
+    Q = as_array("frame", frame, (d, K))
+    error = np.abs(Q.T @ Q - np.eye(K)).max()
+    if not error < 1e-8:
+        raise ValueError(f"frame is not orthonormal: an entry of Q^T Q - I is {error:.3g}.")
+    return Q
+
+
+def collapses(c: float) -> None:
+    """Raise ValueError unless c < 1, where the minimizer of Eq. 1 is a frame and not zero."""
+    if c >= 1:
+        raise ValueError(f"c = sqrt(lambda_W lambda_H) is {c:.6g}; a collapsed frame needs c < 1.")
+
+
 def positive(name: str, value: float) -> float:
     """Return `value` as a float; raise unless it is finite and greater than zero."""
     if not (x := _real(name, value)) > 0:

@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from nclib._checks import as_features, as_labels, finite, nonnegative, positive
+from nclib._checks import (
+    as_features,
+    as_frame,
+    as_labels,
+    collapses,
+    finite,
+    frame_fits,
+    nonnegative,
+    positive,
+)
 from nclib.foundations.statistics import ClassStatistics
 
 
@@ -79,10 +88,7 @@ class Model:
             raise ValueError(
                 "lambda_H is 0: without decay the features of Eq. 1 have no minimizer and no radius rho"
             )
-        if self.c >= 1:
-            raise ValueError(
-                f"c = sqrt(lambda_W lambda_H) is {self.c:.6g}; a collapsed frame needs c < 1"
-            )
+        collapses(self.c)
         return (1 - self.c) * sqrt(self.lambda_W / self.lambda_H)
 
     def objective(self, weights, features, labels, features0=None) -> float:
@@ -147,16 +153,8 @@ class Model:
         Raises:
             ValueError: if d < K, c >= 1, lambda_H = 0, or the frame is not orthonormal.
         """
-        if d < K:
-            raise ValueError(
-                f"d = {d} is less than K = {K}: an orthogonal frame of K means needs d >= K"
-            )
-        Q = np.eye(d, K) if frame is None else np.asarray(frame, dtype=float)
-        if Q.shape != (d, K):
-            raise ValueError(f"frame has shape {Q.shape}, expected (d, K) = ({d}, {K})")
-        error = np.abs(Q.T @ Q - np.eye(K)).max()
-        if not error < 1e-8:
-            raise ValueError(f"frame is not orthonormal: an entry of Q^T Q - I is {error:.3g}")
+        frame_fits(K, d)
+        Q = np.eye(d, K) if frame is None else as_frame(frame, K, d)
         means = sqrt(self.rho) * Q
         return Collapsed(self.kappa * means.T, means)
 

@@ -99,7 +99,7 @@ def test_derived_parameters_are_those_of_the_notation():
         (lambda: Model(2.0, 0.0).rho, "lambda_H is 0"),
         (lambda: Model(0.1, 0.1).collapsed(4, 3), "d >= K"),
         (lambda: Model(0.1, 0.1).collapsed(2, 3, np.ones((3, 2))), "not orthonormal"),
-        (lambda: Model(0.1, 0.1).collapsed(2, 3, np.eye(3)), "expected"),
+        (lambda: Model(0.1, 0.1).collapsed(2, 3, np.eye(3)), "frame must have shape"),
     ],
 )
 def test_bad_parameters_get_a_sentence(make, words):

@@ -184,7 +184,7 @@ def test_noise_in_the_frame_or_its_complement_alone():
         ({"model": Model(0.5, 0.0, 1.0)}, "lambda_H must be greater than zero"),
         ({"model": Model(2.0, 0.6, 1.0)}, "a collapsed frame needs c < 1"),
         ({"frame": np.ones((7, 4))}, "not orthonormal"),
-        ({"frame": np.eye(6, 4)}, "frame has shape"),
+        ({"frame": np.eye(6, 4)}, "frame must have shape"),
         ({"labels": [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]}, "as many samples in every class"),
     ],
 )
