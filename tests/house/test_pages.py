@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import nclib
+import nclib.beyond.levels
 import nclib.networks
 import nclib.plotting
 import nclib.workbench
@@ -20,10 +21,17 @@ BY_NAME = [  # of the modules that nclib does not hand on
     for f in vars(module).values()
     if getattr(f, "__module__", "") == module.__name__
 ]
+BY_MODULE = [  # of the modules in which a name is read with its module: levels.minimize
+    f"{module.__name__.split('.')[-1]}.{f.__name__}"
+    for module in (nclib.beyond.levels,)
+    for f in vars(module).values()
+    if getattr(f, "__module__", "") == module.__name__ and not f.__name__.startswith("_")
+]
 PUBLIC = {
     *nclib.__all__,
     *nclib.networks.__all__,
     *(name for name in BY_NAME if not name.startswith("_")),
+    *BY_MODULE,
 }
 
 
