@@ -1,4 +1,7 @@
-"""Checks of what the user hands in: every refusal is a sentence that names the condition and the value."""
+"""Checks of what the user hands in.
+
+Every refusal is a sentence that names the argument, the condition and the value.
+"""
 
 from numbers import Integral, Real
 
@@ -7,11 +10,11 @@ from numpy.typing import ArrayLike
 
 
 def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
-    """Return features as a real floating-point array of shape (N, d), without a copy where none is needed.
+    """Features as a real floating-point array of shape (N, d), without a copy where none is needed.
 
-    float16, float32 and float64 keep their type, so that no narrow array is ever widened as a whole; integers and
-    wider floats become float64. NaN and infinity are not looked for: statistics and metrics notice them while they read
-    the data anyway, and other callers add `finite`.
+    float16, float32 and float64 keep their type, so that no narrow array is ever widened as a
+    whole; integers and wider floats become float64. NaN and infinity are not looked for: statistics
+    and metrics notice them while they read the data anyway, and other callers add ``finite``.
 
     Raises:
         TypeError: The entries are not real numbers.
@@ -32,13 +35,14 @@ def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
 
 
 def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.ndarray:
-    """Return labels as an integer array of shape (N,) with values in 0..K-1.
+    """Labels as an integer array of shape (N,) with values in 0..K-1.
 
-    K is `num_classes`, or the largest label plus one. With `num_classes` a class may have no samples here (another
-    shard may hold them); without it the labels must cover 0..K-1, because a gap would be a class nobody named.
+    K is ``num_classes``, or the largest label plus one. With ``num_classes`` a class may have no
+    samples here (another shard may hold them); without it the labels must cover 0..K-1, because a
+    gap would be a class nobody named.
 
     Raises:
-        TypeError: The labels or `num_classes` are not integers.
+        TypeError: The labels or ``num_classes`` are not integers.
         ValueError: The shape is not (N,), a label lies outside 0..K-1, or a class has no samples.
     """
     y = np.asarray(labels)
@@ -62,7 +66,7 @@ def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.n
 
 
 def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `value` as a finite float64 array of the given shape.
+    """The value as a finite float64 array of the given shape.
 
     Raises:
         TypeError: The entries are not real numbers.
@@ -77,7 +81,11 @@ def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def finite(name: str, x: np.ndarray) -> np.ndarray:
-    """Return x; raise ValueError if an entry is NaN or infinite."""
+    """The array itself.
+
+    Raises:
+        ValueError: An entry is NaN or infinite.
+    """
     if not np.isfinite(x).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise ValueError(f"{name} must be finite, but the entry at {where} is {x[where]}.")
@@ -85,7 +93,7 @@ def finite(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def not_finite(features: np.ndarray) -> str:
-    """Say where a class sum that is not finite comes from."""
+    """Sentence that says where a class sum that is not finite comes from."""
     for i, row in enumerate(features):
         if not (finite := np.isfinite(row)).all():
             j = int(np.argmin(finite))
@@ -94,7 +102,11 @@ def not_finite(features: np.ndarray) -> str:
 
 
 def every_class(counts: np.ndarray) -> None:
-    """Raise ValueError if a class has no samples."""
+    """Refuse statistics in which a class has no samples.
+
+    Raises:
+        ValueError: A count is zero.
+    """
     if not np.all(counts):
         raise ValueError(f"class {int(np.argmin(counts != 0))} has no samples.")
 
@@ -133,21 +145,36 @@ def collapses(c: float) -> None:
 
 
 def positive(name: str, value: float) -> float:
-    """Return `value` as a float; raise unless it is finite and greater than zero."""
+    """The value as a float.
+
+    Raises:
+        TypeError: The value is not a real number.
+        ValueError: It is not finite or not greater than zero.
+    """
     if not (x := _real(name, value)) > 0:
         raise ValueError(f"{name} must be greater than zero, but {name} = {value}.")
     return x
 
 
 def nonnegative(name: str, value: float) -> float:
-    """Return `value` as a float; raise unless it is finite and not negative."""
+    """The value as a float.
+
+    Raises:
+        TypeError: The value is not a real number.
+        ValueError: It is not finite or negative.
+    """
     if not (x := _real(name, value)) >= 0:
         raise ValueError(f"{name} must not be negative, but {name} = {value}.")
     return x
 
 
 def positive_integer(name: str, value: int) -> int:
-    """Return `value` as an int; raise unless it is an integer of at least one."""
+    """The value as an int.
+
+    Raises:
+        TypeError: The value is not an integer.
+        ValueError: It is less than one.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {type(value).__name__}.")
     if value < 1:

@@ -1,16 +1,18 @@
 r"""The metrics of neural collapse, NC1 to NC4, from class statistics or straight from the features.
 
-Write :math:`M` (d x K) for the centered class means. :math:`\Sigma_B = M M^\top / K` has rank K - 1 at most, so NC1
-needs no pseudoinverse of a d x d matrix. With :math:`B` (K x (K-1)) an orthonormal basis of the complement of the
-ones vector, :math:`M = M B B^\top`, and a singular value decomposition :math:`M B = U \operatorname{diag}(s) V^\top`
-gives
+Write :math:`M` (d x K) for the centered class means. :math:`\Sigma_B = M M^\top / K` has rank
+K - 1 at most, so NC1 needs no pseudoinverse of a d x d matrix. With :math:`B` (K x (K-1)) an
+orthonormal basis of the complement of the ones vector, :math:`M = M B B^\top`, and a singular value
+decomposition :math:`M B = U \operatorname{diag}(s) V^\top` gives
 
 .. math::
-    \mathrm{NC1} = \frac1K \operatorname{tr} \Sigma_W \Sigma_B^+ = \sum_{i \le r} \frac{u_i^\top \Sigma_W u_i}{s_i^2} .
+    \mathrm{NC1} = \frac1K \operatorname{tr} \Sigma_W \Sigma_B^+
+    = \sum_{i \le r} \frac{u_i^\top \Sigma_W u_i}{s_i^2} .
 
-Leaving out the ones vector removes the direction in which :math:`M^\top M` is singular by construction. The
-:math:`s_i^2` are the eigenvalues of the Gram matrix :math:`B^\top M^\top M B`; decomposing its factor, not the product,
-keeps the digits that squaring the condition number would cost.
+Leaving out the ones vector removes the direction in which :math:`M^\top M` is singular by
+construction. The :math:`s_i^2` are the eigenvalues of the Gram matrix :math:`B^\top M^\top M B`;
+decomposing its factor, not the product, keeps the digits that squaring the condition number would
+cost.
 """
 
 from typing import NamedTuple
@@ -20,10 +22,10 @@ from numpy.typing import ArrayLike
 from scipy.linalg import helmert
 
 from nclib import _checks
-from nclib.foundations.statistics import (
+from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.streaming import (
     EPS,
     ClassMeans,
-    ClassStatistics,
     centered,
     class_means,
     residual_blocks,
@@ -32,7 +34,15 @@ from nclib.foundations.statistics import (
 
 
 class Metrics(NamedTuple):
-    """What `measure` returns; NC3 and NC4 are None where no weights were given."""
+    """The metrics of one layer.
+
+    Attributes:
+        nc1: Within-class variability, as ``nc1`` returns it.
+        nc1_trace: The quotient of traces, as ``nc1_trace`` returns it.
+        nc2: Distance from a simplex equiangular tight frame, as ``nc2`` returns it.
+        nc3: Distance from the weights, as ``nc3`` returns it; None where no weights were given.
+        nc4: Share of disagreements, as ``nc4`` returns it; None where no weights were given.
+    """
 
     nc1: float
     nc1_trace: float
@@ -46,12 +56,24 @@ def nc1(stats: ClassStatistics) -> float:
 
     .. math:: \mathrm{NC1} = \frac1K \operatorname{tr} \Sigma_W \Sigma_B^+
 
-    Zero at collapse. Directions in which the class means differ by no more than the rounding of the features are left
-    out of the pseudoinverse; `ClassStatistics.resolution` says how large that is. Source: Section 2 of Tirer et
-    al. (2023), the metric of Papyan, Han and Donoho (2020).
+    Zero at collapse. Directions in which the class means differ by no more than the rounding of the
+    features are left out of the pseudoinverse; ``ClassStatistics.resolution`` says how large that
+    is.
+    Source: Section 2 of Tirer et al. (2023), the metric of Papyan, Han and Donoho (2020).
+
+    Args:
+        stats: Statistics of the features.
+
+    Returns:
+        A number that is not negative.
 
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
+
+    Example:
+        >>> stats = ClassStatistics.from_features([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
+        >>> round(nc1(stats), 12)
+        0.125
     """
     g, r = _of_statistics(stats)
     return _nc1(np.sum(g.U * (stats.within @ g.U), axis=0), g, r)
@@ -60,12 +82,24 @@ def nc1(stats: ClassStatistics) -> float:
 def nc1_trace(stats: ClassStatistics) -> float:
     r"""Within-class variability relative to the class means, all directions together.
 
-    .. math:: \widetilde{\mathrm{NC1}} = \frac{\operatorname{tr} \Sigma_W}{\operatorname{tr} \Sigma_B}
+    .. math::
+        \widetilde{\mathrm{NC1}} = \frac{\operatorname{tr} \Sigma_W}{\operatorname{tr} \Sigma_B}
 
     Zero at collapse. Source: Eq. 3 of Tirer et al. (2023).
 
+    Args:
+        stats: Statistics of the features.
+
+    Returns:
+        A number that is not negative.
+
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
+
+    Example:
+        >>> stats = ClassStatistics.from_features([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
+        >>> round(nc1_trace(stats), 12)
+        0.25
     """
     g, _ = _of_statistics(stats)
     return _nc1_trace(np.trace(stats.within), g)
@@ -75,13 +109,25 @@ def nc2(stats: ClassStatistics) -> float:
     r"""Distance of the centered class means from a simplex equiangular tight frame.
 
     .. math::
-        \mathrm{NC2} = \left\| \frac{G}{\|G\|_F} - \frac{I_K - \mathbf 1 \mathbf 1^\top / K}{\sqrt{K-1}} \right\|_F,
-        \qquad G = M^\top M .
+        \mathrm{NC2} = \left\| \frac{G}{\|G\|_F}
+        - \frac{I_K - \mathbf 1 \mathbf 1^\top / K}{\sqrt{K-1}} \right\|_F, \qquad G = M^\top M .
 
     Zero at collapse, always below :math:`\sqrt 2`. Source: Section 2 of Tirer et al. (2023).
 
+    Args:
+        stats: Statistics of the features.
+
+    Returns:
+        A number from 0 to the square root of 2.
+
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
+
+    Example:
+        Two classes always have the frame, three do not:
+
+        >>> round(nc2(ClassStatistics.from_features([[0.0], [1.0], [2.0]], [0, 1, 2])), 3)
+        0.765
     """
     g, _ = _of_statistics(stats)
     return _nc2(g)
@@ -91,19 +137,28 @@ def nc3(stats: ClassStatistics, weights: ArrayLike) -> float:
     r"""Distance between the directions of the last layer's weights and of the class means.
 
     .. math::
-        \mathrm{NC3} = \left\| \frac{\tilde W^\top}{\|\tilde W\|_F} - \frac{M}{\|M\|_F} \right\|_F, \qquad
-        \tilde W = (I_K - \mathbf 1 \mathbf 1^\top / K) W .
+        \mathrm{NC3} = \left\| \frac{\tilde W^\top}{\|\tilde W\|_F} - \frac{M}{\|M\|_F} \right\|_F,
+        \qquad \tilde W = (I_K - \mathbf 1 \mathbf 1^\top / K) W .
 
-    Zero at collapse, 2 at most. The weights are centered over the classes like the means: adding one vector to the
-    weights of all classes changes no decision, and where weights are a multiple of the means they stay it.
+    Zero at collapse, 2 at most. The weights are centered over the classes like the means: adding
+    one vector to the weights of all classes changes no decision, and where weights are a multiple
+    of the means they stay it.
 
     Args:
         stats: Statistics of the features that enter the last layer.
         weights: The last layer's weights, shape (K, d).
 
+    Returns:
+        A number from 0 to 2.
+
     Raises:
-        ValueError: There is one class, a class has no samples, all class means or all weights are equal, or the
-            weights have the wrong shape or are not finite.
+        ValueError: There is one class, a class has no samples, all class means or all weights are
+            equal, or the weights have the wrong shape or are not finite.
+
+    Example:
+        >>> stats = ClassStatistics.from_features([[-1.0], [1.0]], [0, 1])
+        >>> round(nc3(stats, [[-5.0], [-2.0]]), 12), round(nc3(stats, [[1.0], [0.0]]), 12)
+        (0.0, 2.0)
     """
     g, _ = _of_statistics(stats)
     return _nc3(g, _checks.as_array("weights", weights, (stats.K, stats.d)))
@@ -115,9 +170,11 @@ def nc4(
     r"""Share of the samples on which the classifier disagrees with the nearest class mean.
 
     .. math::
-        \mathrm{NC4} = \frac1N \#\left\{ h : \arg\max_k (w_k^\top h + b_k) \ne \arg\min_k \|h - \bar h_k\| \right\}
+        \mathrm{NC4} = \frac1N \#\left\{ h :
+        \arg\max_k (w_k^\top h + b_k) \ne \arg\min_k \|h - \bar h_k\| \right\}
 
-    Zero at collapse. The class means are those of these features; between equal scores the choice is arbitrary.
+    Zero at collapse. The class means are those of these features; between equal scores the choice
+    is arbitrary.
 
     Args:
         features: Shape (N, d).
@@ -125,14 +182,21 @@ def nc4(
         weights: Shape (K, d).
         bias: Shape (K,), zero if not given.
 
+    Returns:
+        A share from 0 to 1.
+
     Raises:
         TypeError: The arrays do not hold real numbers, or the labels are not integers.
-        ValueError: A shape is wrong, a label lies outside 0..K-1, a class has no samples, or an entry is not finite.
+        ValueError: A shape is wrong, a label lies outside 0..K-1, a class has no samples, or an
+            entry is not finite.
+
+    Example:
+        >>> nc4([[-1.0], [1.0], [3.0]], [0, 1, 1], weights=[[0.0], [1.0]], bias=[2.0, 0.0])
+        0.3333333333333333
     """
-    features, labels, W, b = _checked(features, labels, weights, bias)
-    means = class_means(features, labels, len(W))
-    _, _, disagreement = _second_pass(features, labels, means, _geometry(means), W, b)
-    return disagreement
+    data = _checked(features, labels, weights, bias)
+    means = class_means(data.features, data.labels, len(data.weights))
+    return _second_pass(data, means, _geometry(means)).disagreement
 
 
 def measure(
@@ -141,11 +205,12 @@ def measure(
     weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
 ) -> Metrics:
-    r"""Compute all metrics in two passes over the features, without a d x d matrix.
+    r"""All metrics in two passes over the features, without a d x d matrix.
 
-    The first pass finds the class means. The second needs of each residual :math:`h_{k,i} - \bar h_k` only its squared
-    norm and its components along the directions :math:`u_i` in which the means differ. The residual is formed before
-    it is projected: projecting first would subtract large numbers where the features have a large common part.
+    The first pass finds the class means. The second needs of each residual
+    :math:`h_{k,i} - \bar h_k` only its squared norm and its components along the directions
+    :math:`u_i` in which the means differ. The residual is formed before it is projected: projecting
+    first would subtract large numbers where the features have a large common part.
 
     Args:
         features: Shape (N, d).
@@ -153,21 +218,31 @@ def measure(
         weights: The last layer's weights, shape (K, d), for NC3 and NC4.
         bias: The last layer's bias, shape (K,), zero if not given; for NC4.
 
+    Returns:
+        The metrics by name.
+
     Raises:
         TypeError: The arrays do not hold real numbers, or the labels are not integers.
         ValueError: As for the single metrics.
+
+    Example:
+        >>> m = measure([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
+        >>> round(m.nc1, 12), round(m.nc1_trace, 12), m.nc3
+        (0.125, 0.25, None)
     """
-    features, labels, W, b = _checked(features, labels, weights, bias)
-    means = class_means(features, labels, None if weights is None else len(W))
+    data = _checked(features, labels, weights, bias)
+    means = class_means(data.features, data.labels, len(data.weights) or None)
     g = _geometry(means)
-    trace, along, disagreement = _second_pass(features, labels, means, g, W, b)
-    r = _rank(g, trace, resolution(features))
-    values = _nc1(along, g, r), _nc1_trace(trace, g), _nc2(g)
-    return Metrics(*values) if weights is None else Metrics(*values, _nc3(g, W), disagreement)
+    seen = _second_pass(data, means, g)
+    r = _rank(g, seen.trace, resolution(data.features))
+    values = Metrics(_nc1(seen.along, g, r), _nc1_trace(seen.trace, g), _nc2(g))
+    if weights is None:
+        return values
+    return values._replace(nc3=_nc3(g, data.weights), nc4=seen.disagreement)
 
 
 class _Geometry(NamedTuple):
-    """The centered means M (d x K), with M B = U diag(s) V^T as above, and the squared norm of the means as given."""
+    """The centered means M (d x K) with M B = U diag(s) V^T, and the squared norm of the means."""
 
     M: np.ndarray
     U: np.ndarray
@@ -187,49 +262,66 @@ def _geometry(means: ClassMeans) -> _Geometry:
 def _rank(g: _Geometry, trace: float, resolution: float) -> int:
     """Return how many singular values are more than rounding.
 
-    Rounding to a type with machine epsilon e moves an entry h by e|h|/2 at most, so a class mean by e/2 times the mean
-    of |h|, and all centered means together by e/2 times the root of sum_k mean |h_ki|^2 = |means|^2 + sum_k tr Sigma_k
-    (Cauchy-Schwarz), where the last sum is K tr Sigma_W if the classes are balanced. No singular value moves by more
-    (Weyl). It is the means before centering that count: a large common part brings large rounding. The cut is twice
+    Rounding to a type with machine epsilon e moves an entry h by e|h|/2 at most, so a class mean by
+    e/2 times the mean of |h|, and all centered means together by e/2 times the root of
+    sum_k mean |h_ki|^2 = |means|^2 + sum_k tr Sigma_k (Cauchy-Schwarz), where the last sum is
+    K tr Sigma_W if the classes are balanced. No singular value moves by more (Weyl). It is the
+    means before centering that count: a large common part brings large rounding. The cut is twice
     this bound; 8 EPS are for our own arithmetic.
     """
     K = g.M.shape[1]
     if K == 1:
         raise ValueError("the metric compares class means, so it is undefined for K = 1 class.")
-    r = np.count_nonzero(g.s > (resolution + 8 * EPS) * np.sqrt(g.size + K * trace))
+    r = int(np.count_nonzero(g.s > (resolution + 8 * EPS) * np.sqrt(g.size + K * trace)))
     if r == 0:
         raise ValueError(
-            "all class means are equal up to the rounding of the features, so the metric is undefined."
+            "all class means are equal up to the rounding of the features, "
+            "so the metric is undefined."
         )
     return r
 
 
-def _second_pass(
-    features, labels, means: ClassMeans, g: _Geometry, W, b
-) -> tuple[float, np.ndarray, float]:
-    """Return tr Sigma_W, u_i^T Sigma_W u_i for each column of U, and NC4."""
-    N, m = len(features), len(g.s)
-    W = W - W.mean(axis=0) if len(W) else W
+class _Data(NamedTuple):
+    """Checked arguments; where no weights were given they are an array of no classes."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+
+class _Seen(NamedTuple):
+    """What the second pass sees: tr Sigma_W, u_i^T Sigma_W u_i for each column of U, and NC4."""
+
+    trace: float
+    along: np.ndarray
+    disagreement: float
+
+
+def _second_pass(data: _Data, means: ClassMeans, g: _Geometry) -> _Seen:
+    N, m = len(data.features), len(g.s)
+    W = data.weights - data.weights.mean(axis=0) if len(data.weights) else data.weights
     X = np.vstack([g.U.T, W])
     P = g.U.T @ g.M  # the means in the coordinates of their span
-    at_means, half = W @ means.means + b[:, None], np.sum(P**2, axis=0)[:, None] / 2
+    at_means, half = W @ means.means + data.bias[:, None], np.sum(P**2, axis=0)[:, None] / 2
     trace, along, wrong = 0.0, np.zeros(m), 0
-    for R, y in residual_blocks(features, labels, means.means):
+    for R, y in residual_blocks(data.features, data.labels, means.means):
         Z = X @ R.T
-        trace += np.vdot(R, R)
+        trace += float(np.vdot(R, R))
         along += np.einsum("ij,ij->i", Z[:m], Z[:m])
         if len(W):
             nearest = np.argmax(P.T @ (Z[:m] + P[:, y]) - half, axis=0)
-            wrong += np.count_nonzero(nearest != np.argmax(Z[m:] + at_means[:, y], axis=0))
+            decision = np.argmax(Z[m:] + at_means[:, y], axis=0)
+            wrong += int(np.count_nonzero(nearest != decision))
     # The residuals were about the rounded means.
-    trace -= np.sum(means.counts * means.low**2)
+    trace -= float(np.sum(means.counts * means.low**2))
     along -= np.sum(means.counts * (g.U.T @ means.low) ** 2, axis=1)
-    return float(trace) / N, along / N, float(wrong) / N
+    return _Seen(trace / N, along / N, wrong / N)
 
 
 def _of_statistics(stats: ClassStatistics) -> tuple[_Geometry, int]:
-    g = _geometry(ClassMeans(stats.counts, stats.means, stats._low))
-    return g, _rank(g, np.trace(stats.within), stats.resolution)
+    g = _geometry(ClassMeans(stats.counts, stats.means, stats.low))
+    return g, _rank(g, float(np.trace(stats.within)), stats.resolution)
 
 
 def _nc1(along: np.ndarray, g: _Geometry, r: int) -> float:
@@ -241,7 +333,8 @@ def _nc1_trace(trace: float, g: _Geometry) -> float:
 
 
 def _nc2(g: _Geometry) -> float:
-    # G and the frame's Gram matrix commute: both are B (...) B^T, the latter with B^T B = I. So compare eigenvalues.
+    # G and the frame's Gram matrix commute: both are B (...) B^T, the latter with B^T B = I. So
+    # compare eigenvalues.
     K = g.M.shape[1]
     eigenvalues = np.zeros(K - 1)
     eigenvalues[: len(g.s)] = g.s**2
@@ -255,15 +348,16 @@ def _nc3(g: _Geometry, W: np.ndarray) -> float:
     return float(np.linalg.norm(C.T / norm - g.M / np.linalg.norm(g.M)))
 
 
-def _checked(features, labels, weights, bias):
-    """Check all arguments; without weights they are an array of no classes."""
-    features = _checks.as_features(features)
-    N, d = features.shape
+def _checked(
+    features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, bias: ArrayLike | None
+) -> _Data:
+    X = _checks.as_features(features)
+    N, d = X.shape
     if weights is None:
         if bias is not None:
-            raise ValueError("a bias was given without weights.")
-        return features, _checks.as_labels(labels, N), np.zeros((0, d)), np.zeros(0)
+            raise ValueError("bias must not be given without weights.")
+        return _Data(X, _checks.as_labels(labels, N), np.zeros((0, d)), np.zeros(0))
     K = max(np.atleast_1d(weights).shape[0], 1)
     W = _checks.as_array("weights", weights, (K, d))
     b = np.zeros(K) if bias is None else _checks.as_array("bias", bias, (K,))
-    return features, _checks.as_labels(labels, N, K), W, b
+    return _Data(X, _checks.as_labels(labels, N, K), W, b)

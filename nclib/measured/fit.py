@@ -34,7 +34,8 @@ from nclib.foundations.minimize import (
 from nclib.foundations.model import Model
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import ReducedProblem
-from nclib.foundations.statistics import EPS, ClassStatistics
+from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.streaming import EPS
 
 
 class Shape(NamedTuple):

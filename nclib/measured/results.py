@@ -255,7 +255,7 @@ def save_statistics(path: str | os.PathLike, stats: ClassStatistics, note: dict)
     arrays = (
         stats.counts,
         stats.means,
-        stats._low,
+        stats.low,
         W[np.tril_indices(stats.d)],
         stats.resolution,
         note,

@@ -1,7 +1,8 @@
-"""The slow, plain truth for statistics and metrics, and random problems to hold the library against it.
+"""The slow, plain truth for statistics and metrics, and random problems to test the library with.
 
-Formulas are written out on full matrices of exact rational numbers: what the oracle returns is the value for the
-floating-point numbers given, with no rounding anywhere (square roots at the very end excepted).
+Formulas are written out on full matrices of exact rational numbers: what the oracle returns is the
+value for the floating-point numbers given, with no rounding anywhere (square roots at the very end
+excepted).
 """
 
 from fractions import Fraction
@@ -20,16 +21,14 @@ examples = settings(
 
 
 def assert_close(actual, expected, dtype=np.float64, condition=1.0):
-    """Assert |actual - expected| <= 200 eps condition max|expected|, with eps that of `dtype`.
+    """Assert |actual - expected| <= 200 eps condition max|expected|, with eps that of ``dtype``.
 
-    `condition` is the factor by which the problem itself amplifies relative errors.
+    ``condition`` is the factor by which the problem itself amplifies relative errors.
     """
     actual, expected = np.asarray(actual, dtype=float), np.asarray(expected, dtype=float)
     assert actual.shape == expected.shape, f"shape {actual.shape} is not {expected.shape}"
-    error, size = (
-        np.max(np.abs(actual - expected), initial=0.0),
-        np.max(np.abs(expected), initial=0.0),
-    )
+    error = np.max(np.abs(actual - expected), initial=0.0)
+    size = np.max(np.abs(expected), initial=0.0)
     allowed = 200 * float(np.finfo(dtype).eps) * condition * size
     assert error <= allowed, (
         f"error {error:.2e} exceeds {allowed:.2e}; actual {actual}, expected {expected}"
@@ -44,7 +43,10 @@ class Samples(NamedTuple):
 
 
 def samples(seed, counts, d, spread=1.0, offset=0.0, scale=1.0, dtype=np.float64) -> Samples:
-    """scale * (offset + class mean + spread * noise), Gaussian, in random order; counts[k] samples of class k."""
+    """Gaussian classes, counts[k] samples of class k, in random order.
+
+    A sample is scale * (offset + class mean + spread * noise).
+    """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     common, means = offset * rng.normal(size=d), rng.normal(size=(len(counts), d))
@@ -58,7 +60,7 @@ def random_samples(
 ) -> Samples:
     """Samples of any type, balanced or not, with spread and offset from tiny to huge, at any scale.
 
-    The offset stays far enough below the type's range of digits that the class means remain distinct.
+    The offset stays so far below the type's range of digits that the class means remain distinct.
     """
     dtype = draw(st.sampled_from(dtypes))
     digits = round(-np.log10(np.finfo(dtype).eps))
@@ -70,7 +72,7 @@ def random_samples(
     return samples(draw(st.integers(0, 999)), counts, d, spread, offset, min(scale, 1e24), dtype)
 
 
-# ---- exact statistics --------------------------------------------------------------------------------------------
+# ---- exact statistics -----------------------------------------------------------------------
 
 
 def exact(x) -> np.ndarray:
@@ -101,7 +103,8 @@ def dense(features, labels) -> Dense:
 def dense_pinv(A) -> np.ndarray:
     """Moore-Penrose inverse of an exact positive semidefinite matrix, its rank found exactly.
 
-    With J the pivots of symmetric elimination, A = F A_JJ^-1 F^T for F = A[:, J], and F has full column rank.
+    With J the pivots of symmetric elimination, A = F A_JJ^-1 F^T for F = A[:, J], and F has full
+    column rank.
     """
     J, S = [], A.copy()
     for j in range(len(A)):
@@ -124,7 +127,7 @@ def exact_inverse(A) -> np.ndarray:
     return T[:, n:]
 
 
-# ---- metrics by their definitions --------------------------------------------------------------------------------
+# ---- metrics by their definitions -----------------------------------------------------------
 
 
 def dense_nc1(t: Dense) -> float:
@@ -151,7 +154,10 @@ def dense_nc3(t: Dense, weights) -> float:
 
 
 def dense_nc4(t: Dense, features, weights, bias) -> tuple[float, float]:
-    """NC4 and the smallest relative gap between the two best scores, below which the answer is a matter of luck."""
+    """NC4 and the smallest relative gap between the two best scores.
+
+    Below that gap the answer is a matter of luck.
+    """
     H = exact(features).T
     scores = [exact(weights) @ H + exact(bias)[:, None]]
     scores.append(-np.stack([((H - m[:, None]) ** 2).sum(axis=0) for m in t.means.T]))
@@ -164,7 +170,7 @@ def dense_nc4(t: Dense, features, weights, bias) -> tuple[float, float]:
 
 
 def means_condition(t: Dense) -> float:
-    """Ratio of the largest to the smallest singular value of the centered means, those that are zero left out."""
+    """Ratio of the largest to the smallest singular value of the centered means, zeros left out."""
     s = np.linalg.svd((t.centered / np.max(np.abs(t.centered))).astype(float), compute_uv=False)
     K, d = t.means.shape[1], len(t.means)
     return float(s[0] / s[min(K - 1, d) - 1])
