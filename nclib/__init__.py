@@ -64,6 +64,7 @@ from nclib.perturbation.series import (
 from nclib.perturbation.spectrum import (
     BlockSpectrum,
     Eigenspace,
+    EigenspaceFamily,
     Spectrum,
     block_spectrum,
     eigenbases,
@@ -86,6 +87,7 @@ __all__ = [
     "Contraction",
     "Curvature",
     "Eigenspace",
+    "EigenspaceFamily",
     "Expansion",
     "Fit",
     "Gradient",

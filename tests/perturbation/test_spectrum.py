@@ -248,6 +248,59 @@ def test_the_operator_has_this_spectrum():
     )
 
 
+def test_axes_by_name_and_in_turn():
+    """Every space found by its name is the one met in the iteration, and the pairs are in order."""
+    model, a = MODELS[0], [0.2, 0.5, 0.9, 1.4]
+    found = spectrum_at_radius(model, a, 6, 3)
+    assert len(found) == len(found.spaces) == 1 + 3 * 4 + 2 * 6
+    for space in found:
+        assert found[space.name] == space
+    assert sum(space.multiplicity for space in found) == found.values.size == 6 * 4 * 3
+    assert [s.name for s in found if s.name.startswith("turn")] == [
+        "turn_0_1", "turn_0_2", "turn_0_3", "turn_1_2", "turn_1_3", "turn_2_3",
+    ]  # fmt: skip
+    # Two axes alone have the eigenvalues that they have among others.
+    pair = spectrum_at_radius(model, [0.5, 1.4], 6, 3)
+    for name, other in (("shear_0_1", "shear_1_3"), ("turn_0_1", "turn_1_3"), ("tilt_1", "tilt_3")):
+        assert pair[name].value == found[other].value
+    for name in (
+        "turn_1_1",
+        "turn_3_1",
+        "turn_0_4",
+        "tilt_4",
+        "tilt",
+        "turn_0",
+        "tilt_-1",
+        "x_0_1_2",
+    ):
+        with pytest.raises(KeyError, match="no eigenspace"):
+            found[name]
+
+
+def test_spectra_compare_by_value():
+    model, a = MODELS[0], [0.2, 0.5, 0.9]
+    first, second = spectrum_at_radius(model, a, 6, 3), spectrum_at_radius(model, a, 6, 3)
+    assert first == second and hash(first) == hash(second)
+    assert first != spectrum_at_radius(model, [0.2, 0.5, 0.8], 6, 3)
+    assert first != spectrum_at_radius(model, a, 6, 4) and first != spectrum(model, 3, 6, 3)
+    assert first != "a spectrum" and first in [None, second]
+    assert repr(spectrum(model, 3, 6, 3)) == (
+        "Spectrum(within_frame, within_complement, shape, rotation)"
+    )
+
+
+def test_a_thousand_axes_need_no_million_names():
+    model = Model(0.01, 0.01, 1.0)
+    a = np.linspace(0.1, 3, 1000)
+    found = spectrum_at_radius(model, a, 2048, 5)
+    assert len(found) == 1 + 3 * 1000 + 1000 * 999
+    few = spectrum_at_radius(model, a[[7, 998]], 2048, 5)
+    assert found["turn_7_998"].value == few["turn_0_1"].value
+    assert spectrum_at_radius(model, a, 1000, 1).values.size == 1000 * 1000
+    with pytest.raises(ValueError, match="3,072,000,000 numbers"):
+        spectrum_at_radius(model, a, 2048, 1500).values
+
+
 def test_bad_input_is_refused():
     model = MODELS[0]
     for bad, message in [((0, 5, 2), "K must be"), ((3, 2, 2), "d >= K"), ((3, 5, 0), "n must be")]:
@@ -269,3 +322,12 @@ def test_bad_input_is_refused():
         optimal_radii(Model(0.1, 0.1), [1.0])
     with pytest.raises(KeyError, match="no eigenspace 'spin'"):
         spectrum(model, 3, 5, 2)["spin"]
+    with pytest.raises(ValueError, match="1,024,000,000 numbers"):
+        eigenbases(np.eye(64, 10), 50)
+    for bad, message in [
+        (np.ones((4, 2)), "not orthonormal"),
+        (np.eye(2, 4), "d >= K"),
+        (np.eye(4)[0], "shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            eigenbases(bad, 2)
