@@ -1,7 +1,8 @@
 """Real networks: data, models and training. The only part of the library that imports torch."""
 
 from nclib.networks.data.archives import CorruptData
-from nclib.networks.data.load import DataMissing, ImageData, available, digits, load
+from nclib.networks.data.formats import ImageData
+from nclib.networks.data.load import DataMissing, available, digits, load
 from nclib.networks.mlp import MLP, hidden_features, last_weights
 from nclib.networks.probes import Probe, disagreement, features, probe
 from nclib.networks.resnet import ResNet18

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from nclib.measured.results import SCALES, Result, file_name
 from nclib.networks import parallel
-from nclib.networks.data.download import fetch
 from nclib.networks.experiments.runner import Journey
 from nclib.networks.experiments.settings import EXPERIMENTS, Run, runs
 
@@ -80,6 +79,8 @@ def names(options: argparse.Namespace) -> int:
 
 def download(options: argparse.Namespace) -> int:
     """Fetch the official files of a data set."""
+    from nclib.networks.data.download import fetch  # needs pooch, as nothing else here does
+
     fetch(options.name, options.root)
     return 0
 

@@ -54,7 +54,7 @@ class MLP(nn.Module):
 
     @property
     def points(self) -> dict[str, nn.Module]:
-        """The hidden layers by name, for `probe` to measure."""
+        """The hidden layers by name, for ``probe`` to measure."""
         return {f"layer {i}": layer for i, layer in enumerate(self.layers, start=1)}
 
     def hidden(self, x: torch.Tensor) -> list[torch.Tensor]:

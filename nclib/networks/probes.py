@@ -74,13 +74,13 @@ def disagreement(
 ) -> dict[str, float]:
     """NC4 of each layer: how often the nearest class mean of its features disagrees with the network's decision.
 
-    For the last features this is NC4 as `nclib.nc4` defines it. In the other layers the decision is still that of the
+    For the last features this is NC4 as ``nclib.nc4`` defines it. In the other layers the decision is still that of the
     whole network.
 
     Args:
         network: the network.
         samples: what it is fed.
-        statistics: what `probe` found for the same layers: the class means.
+        statistics: what ``probe`` found for the same layers: the class means.
         points: the layers by name; by default ``network.points``.
         batch_size: samples per batch at most.
 
@@ -108,7 +108,7 @@ def disagreement(
 def features(
     network: nn.Module, samples: Samples, point: nn.Module, *, batch_size: int = 500
 ) -> np.ndarray:
-    """All outputs (N, d) of one layer as an array, pooled as `probe` pools them; one process only."""
+    """All outputs (N, d) of one layer as an array, pooled as ``probe`` pools them; one process only."""
     with recording({"": point}) as outputs, evaluating(network):
         parts = []
         for index in torch.arange(len(samples), device=samples.device).split(batch_size):

@@ -79,7 +79,7 @@ class ResNet18(nn.Module):
 
     @property
     def points(self) -> dict[str, nn.Module]:
-        """The stem and the blocks by name, for `probe` to measure."""
+        """The stem and the blocks by name, for ``probe`` to measure."""
         return {"stem": self.stem} | {
             f"block {i}": block for i, block in enumerate(self.blocks, start=1)
         }

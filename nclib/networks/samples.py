@@ -93,7 +93,7 @@ class Samples:
 
         Args:
             index: which samples, integers (B,) or a slice.
-            moves: how to move each image, integers (B, 3) as `random_moves` draws them.
+            moves: how to move each image, integers (B, 3) as ``random_moves`` draws them.
         """
         x = self.values[index]
         if moves is not None:
@@ -105,7 +105,7 @@ class Samples:
 
 
 def random_moves(count: int, generator: torch.Generator, reach: int = 4) -> torch.Tensor:
-    """Shifts down and right by up to `reach` pixels, and whether to mirror: integers (count, 3)."""
+    """Shifts down and right by up to ``reach`` pixels, and whether to mirror: integers (count, 3)."""
     shifts = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
     return torch.cat([shifts, torch.randint(2, (count, 1), generator=generator)], dim=1)
 
@@ -115,7 +115,7 @@ def moved(images: torch.Tensor, moves: torch.Tensor, reach: int = 4) -> torch.Te
 
     Args:
         images: (B, channels, height, width).
-        moves: integers (B, 3) as `random_moves` draws them.
+        moves: integers (B, 3) as ``random_moves`` draws them.
         reach: width of the border, the longest shift.
     """
     B, channels, height, width = images.shape

@@ -237,7 +237,7 @@ def train(
         labels: integer labels (N,).
         seed: seed of the order in which samples are drawn.
         on_epoch: called as on_epoch(epoch, network) before training (epoch 0) and after every epoch.
-        recipe: the attributes of `Recipe`; epochs and learning_rate are needed.
+        recipe: the attributes of ``Recipe``; epochs and learning_rate are needed.
 
     Returns:
         Loss (without the weight decay) and training error after each epoch, starting with epoch 0.

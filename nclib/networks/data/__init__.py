@@ -1,1 +1,3 @@
-"""Data sets as arrays: where they are, how their files are read, and how the official ones are fetched."""
+"""Data sets as arrays: where they are, how their files are read, and how the official ones are
+fetched.
+"""

@@ -56,7 +56,7 @@ class Journey:
     Args:
         run: what to do.
         folder: where results go, under experiment/scale.
-        device: as `parallel.start` takes it.
+        device: as ``parallel.start`` takes it.
         save_every: seconds between two saves at least.
     """
 
@@ -79,7 +79,7 @@ class Journey:
     def go(
         self, *, deadline: float = np.inf, on_epoch: Callable[[int], None] = lambda epoch: None
     ) -> Result:
-        """Train to the end, or until the deadline (in seconds of `time.monotonic`); return what there is then.
+        """Train to the end, or until the deadline (in seconds of ``time.monotonic``); return what there is then.
 
         Args:
             deadline: no epoch begins after it.
