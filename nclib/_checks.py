@@ -4,9 +4,34 @@ Every refusal is a sentence that names the argument, the condition and the value
 """
 
 from numbers import Integral, Real
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+T = TypeVar("T")
+# How a reader gets an object of one of the library's own types.
+MADE_BY = {
+    "ClassStatistics": "ClassStatistics.from_features(features, labels)",
+    "Model": "Model(lambda_W, lambda_H, beta)",
+    "Solution": "minimize(model, stats)",
+}
+
+
+def instance(name: str, value: object, expected: type[T]) -> T:
+    """The value itself, where it is of the expected type.
+
+    Raises:
+        TypeError: The value is of another type, for example features where statistics are wanted,
+            or a model in the place of the statistics.
+    """
+    if isinstance(value, expected):
+        return value
+    shape = getattr(value, "shape", None)
+    given = type(value).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+    wanted = expected.__name__
+    how = f", as {MADE_BY[wanted]} makes one" if wanted in MADE_BY else ""
+    raise TypeError(f"{name} must be a {wanted}{how}, but {name} is {given}.")
 
 
 def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:

@@ -15,7 +15,9 @@ decomposing its factor, not the product, keeps the digits that squaring the cond
 cost.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +33,8 @@ from nclib.foundations.streaming import (
     residual_blocks,
     resolution,
 )
+
+P = ParamSpec("P")
 
 
 class Metrics(NamedTuple):
@@ -51,6 +55,19 @@ class Metrics(NamedTuple):
     nc4: float | None = None
 
 
+def _of_statistics(
+    metric: Callable[Concatenate[ClassStatistics, P], float],
+) -> Callable[Concatenate[ClassStatistics, P], float]:
+    """The metric, with a sentence for whoever hands it features in the place of statistics."""
+
+    @wraps(metric)
+    def checked(stats: ClassStatistics, *args: P.args, **kwargs: P.kwargs) -> float:
+        return metric(_checks.instance("stats", stats, ClassStatistics), *args, **kwargs)
+
+    return checked
+
+
+@_of_statistics
 def nc1(stats: ClassStatistics) -> float:
     r"""Within-class variability relative to the class means in each direction.
 
@@ -75,10 +92,11 @@ def nc1(stats: ClassStatistics) -> float:
         >>> round(nc1(stats), 12)
         0.125
     """
-    g, r = _of_statistics(stats)
+    g, r = _decomposed(stats)
     return _nc1(np.sum(g.U * (stats.within @ g.U), axis=0), g, r)
 
 
+@_of_statistics
 def nc1_trace(stats: ClassStatistics) -> float:
     r"""Within-class variability relative to the class means, all directions together.
 
@@ -101,10 +119,11 @@ def nc1_trace(stats: ClassStatistics) -> float:
         >>> round(nc1_trace(stats), 12)
         0.25
     """
-    g, _ = _of_statistics(stats)
+    g, _ = _decomposed(stats)
     return _nc1_trace(np.trace(stats.within), g)
 
 
+@_of_statistics
 def nc2(stats: ClassStatistics) -> float:
     r"""Distance of the centered class means from a simplex equiangular tight frame.
 
@@ -129,10 +148,11 @@ def nc2(stats: ClassStatistics) -> float:
         >>> round(nc2(ClassStatistics.from_features([[0.0], [1.0], [2.0]], [0, 1, 2])), 3)
         0.765
     """
-    g, _ = _of_statistics(stats)
+    g, _ = _decomposed(stats)
     return _nc2(g)
 
 
+@_of_statistics
 def nc3(stats: ClassStatistics, weights: ArrayLike) -> float:
     r"""Distance between the directions of the last layer's weights and of the class means.
 
@@ -160,7 +180,7 @@ def nc3(stats: ClassStatistics, weights: ArrayLike) -> float:
         >>> round(nc3(stats, [[-5.0], [-2.0]]), 12), round(nc3(stats, [[1.0], [0.0]]), 12)
         (0.0, 2.0)
     """
-    g, _ = _of_statistics(stats)
+    g, _ = _decomposed(stats)
     return _nc3(g, _checks.as_array("weights", weights, (stats.K, stats.d)))
 
 
@@ -319,7 +339,7 @@ def _second_pass(data: _Data, means: ClassMeans, g: _Geometry) -> _Seen:
     return _Seen(trace / N, along / N, wrong / N)
 
 
-def _of_statistics(stats: ClassStatistics) -> tuple[_Geometry, int]:
+def _decomposed(stats: ClassStatistics) -> tuple[_Geometry, int]:
     g = _geometry(ClassMeans(stats.counts, stats.means, stats.low))
     return g, _rank(g, float(np.trace(stats.within)), stats.resolution)
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
-from nclib._checks import as_features, as_labels, every_class, finite
+from nclib._checks import as_features, as_labels, every_class, finite, instance
 from nclib.foundations.model import Model
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import Point, ReducedProblem
@@ -91,6 +91,8 @@ def minimize(model: Model, stats: ClassStatistics, max_iterations: int = 200) ->
     Raises:
         ValueError: if lambda_H + beta = 0, where no minimizer exists, or a class has no samples.
     """
+    instance("model", model, Model)
+    instance("stats", stats, ClassStatistics)
     if model.lambda_H + model.beta == 0:
         raise ValueError(
             "lambda_H + beta is 0: without decay or pull the features have no minimizer"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, ndimage, optimize
 
-from nclib._checks import positive
+from nclib._checks import instance, positive
 from nclib.foundations.metrics import nc1, nc1_trace, nc2
 from nclib.foundations.minimize import (
     GRADIENT_TOLERANCE,
@@ -120,6 +120,7 @@ def shape(stats: ClassStatistics, spectrum: bool = True) -> Shape:
     Raises:
         ValueError: if there is one class, all class means are equal, or Sigma_W is zero in their span.
     """
+    instance("stats", stats, ClassStatistics)
     metrics, M = (nc1_trace(stats), nc1(stats), nc2(stats)), stats.centered_means
     U = linalg.orth(M, rcond=1e-10)
     if not (part := np.sum(U * (stats.within @ U))) > 0:

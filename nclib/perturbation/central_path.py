@@ -90,6 +90,8 @@ def central_path(
         ValueError: if the times are not increasing or one is negative, a class has no samples, or the integrator
             gives up.
     """
+    _checks.instance("model", model, Model)
+    _checks.instance("stats", stats, ClassStatistics)
     t = _times(times)
     _checks.every_class(stats.counts)
     flow = _Flow(model, stats)

@@ -7,7 +7,7 @@ and means moved in P). For large beta they are those of Theorem 4.2 of Tirer et 
 
 from typing import NamedTuple
 
-from nclib._checks import collapses, positive
+from nclib._checks import collapses, instance, positive
 from nclib.foundations.model import Model
 
 
@@ -44,6 +44,7 @@ def contraction(model: Model) -> Contraction:
         >>> print(f"{s.s1:.3f}, {s.s2:.3f}, {s.s3:.3f}")
         0.500, 0.909, 0.735
     """
+    instance("model", model, Model)
     beta = positive("beta", model.beta)
     lambda_H = positive("lambda_H", model.lambda_H)
     collapses(model.c)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator
 
-from nclib._checks import as_features, as_labels
+from nclib._checks import as_features, as_labels, instance
 from nclib.foundations.minimize import Solution
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
@@ -179,6 +179,7 @@ def response(solution: Solution, features, labels) -> Response:
         ValueError: if shapes or labels are wrong, the solution is not a minimizer for these features, or the
             minimizer is degenerate (not a strict local minimum), so that it has no first-order response.
     """
+    instance("solution", solution, Solution)
     H0, y, stats = prepare(features, labels)
     return Response(solution, Curvature(solution, stats), H0, y)
 
@@ -192,6 +193,7 @@ def response_large_beta(model: Model, features, labels) -> LargeBetaResponse:
         TypeError: if the features are not real or the labels not integers.
         ValueError: if shapes or labels are wrong, or beta = 0.
     """
+    instance("model", model, Model)
     if model.beta == 0:
         raise ValueError("beta is 0, but Eq. 5 is an expansion for large beta.")
     H0, y, stats = prepare(features, labels)

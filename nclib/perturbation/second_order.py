@@ -218,6 +218,7 @@ class _Parts(NamedTuple):
 
 
 def _split(model: Model, frame, stats: ClassStatistics) -> _Parts:
+    _checks.instance("perturbation", stats, ClassStatistics)
     _checks.every_class(stats.counts)
     if not stats.balanced:
         raise ValueError(

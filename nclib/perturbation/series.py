@@ -66,6 +66,8 @@ def series_statistics(
     Raises:
         ValueError: if order is less than 1 or a class has no samples.
     """
+    _checks.instance("model", model, Model)
+    _checks.instance("stats", stats, ClassStatistics)
     _checks.every_class(stats.counts)
     variances, basis = linalg.eigh(stats.within, driver="evd")
     F = basis * np.sqrt(np.maximum(variances, 0))
@@ -178,6 +180,7 @@ class _State(NamedTuple):
 
 
 def _sample_columns(model, features, labels):
+    _checks.instance("model", model, Model)
     H = _checks.as_features(features).astype(float, copy=False).T
     H = _checks.as_array("features", H, H.shape)
     y = _checks.as_labels(labels, H.shape[1])

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg, optimize
 
-from nclib._checks import as_array, as_frame, frame_fits, positive, positive_integer
+from nclib._checks import as_array, as_frame, frame_fits, instance, positive, positive_integer
 from nclib.foundations.model import Model
 from nclib.perturbation.contraction import Contraction, contraction
 
@@ -197,6 +197,7 @@ def spectrum(model: Model, K: int, d: int, n: int, first_order: bool = False) ->
         >>> found["shape"].multiplicity, found.values.size
         (6, 60)
     """
+    instance("model", model, Model)
     if model.c >= 1:
         return _spectrum_at_zero(model, K, d, n, first_order)
     s = _factors(model, first_order)
@@ -341,6 +342,7 @@ def optimal_radii(model: Model, singular_values: ArrayLike) -> np.ndarray:
         >>> optimal_radii(Model(0.1, 0.1, beta=1.0), [0.5, 2.0]).round(3)
         array([0.662, 1.832])
     """
+    instance("model", model, Model)
     positive("beta", model.beta)
     a = as_array("singular_values", singular_values, np.shape(singular_values))
     if a.ndim != 1 or a.size == 0 or a.min() < 0:

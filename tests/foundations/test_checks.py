@@ -3,7 +3,57 @@
 import numpy as np
 import pytest
 
-from nclib import _checks
+import nclib
+from nclib import ClassStatistics, Model, _checks
+
+FEATURES, LABELS = np.eye(4, 3), np.array([0, 0, 1, 1])
+STATS = ClassStatistics.from_features(FEATURES, LABELS)
+MODEL = Model(0.1, 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, sentence",
+    [
+        ("nc1", (FEATURES,), "stats must be a ClassStatistics, as ClassStatistics.from_features"),
+        ("nc1", (FEATURES, LABELS), r"but stats is an array of shape \(4, 3\)\."),
+        ("nc1_trace", (FEATURES, LABELS), "stats must be a ClassStatistics"),
+        ("nc2", (MODEL,), "but stats is Model"),
+        ("nc3", (FEATURES, LABELS, FEATURES[:2]), "stats must be a ClassStatistics"),
+        ("minimize", (MODEL, FEATURES), "stats must be a ClassStatistics"),
+        (
+            "minimize",
+            (STATS, MODEL),
+            r"model must be a Model, as Model\(lambda_W, lambda_H, beta\)",
+        ),
+        ("central_path", (MODEL, FEATURES, [1.0]), "stats must be a ClassStatistics"),
+        ("central_path", (STATS, MODEL, [1.0]), "model must be a Model"),
+        ("series_statistics", (MODEL, FEATURES), "stats must be a ClassStatistics"),
+        ("series_statistics", (STATS, MODEL), "model must be a Model"),
+        ("series", (FEATURES, LABELS, MODEL), "but model is an array of shape"),
+        ("flow_series", (FEATURES, LABELS, MODEL), "model must be a Model"),
+        ("gradient_derivatives", (FEATURES, LABELS, MODEL), "model must be a Model"),
+        ("contraction", (STATS,), "but model is ClassStatistics"),
+        ("spectrum", (STATS, 2, 3, 4), "model must be a Model"),
+        ("spectrum_at_radius", (STATS, [1.0], 3, 4), "model must be a Model"),
+        ("optimal_radii", (STATS, [1.0]), "model must be a Model"),
+        ("response", (MODEL, FEATURES, LABELS), "solution must be a Solution, as minimize"),
+        ("response_large_beta", (STATS, FEATURES, LABELS), "model must be a Model"),
+        ("nc1_ratio", (MODEL, np.eye(3, 2), FEATURES), "perturbation must be a ClassStatistics"),
+        ("coefficients", (STATS,), "model must be a Model"),
+        ("shape", (FEATURES,), "stats must be a ClassStatistics"),
+        ("compare", (FEATURES, STATS), "stats must be a ClassStatistics"),
+        ("fit", (STATS, FEATURES), "stats must be a ClassStatistics"),
+    ],
+)
+def test_mixed_up_arguments_are_named(name, arguments, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        getattr(nclib, name)(*arguments)
+
+
+def test_an_instance_is_handed_on_as_it_is():
+    assert _checks.instance("model", MODEL, Model) is MODEL
+    with pytest.raises(TypeError, match=r"n must be a int, but n is str\."):
+        _checks.instance("n", "3", int)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
