@@ -46,7 +46,7 @@ def test_functions_of_the_eigenvalues_of_M_hold_for_matrices(K, d):
     )
     change = stats.means.T @ series_statistics(model, stats, 1, flow=True).means[1]
     change = change + change.T + 2 * model.lambda_H * stats.means.T @ stats.means
-    np.testing.assert_allclose(function_of(M, flow.between_rate()), change, atol=1e-11)
+    np.testing.assert_allclose(function_of(M, flow.between_slope()), change, atol=1e-11)
 
 
 def test_modes_flow_on_their_own():
@@ -74,10 +74,10 @@ def test_rates_of_the_logarithms():
         here = at | {flow.h: np.sqrt(squares[1, i]), flow.v: spread[1, i]}
         logs = np.log(spread[:, i] / squares[:, i])
         assert (logs[2] - logs[0]) / (2 * step) == pytest.approx(
-            float(flow.ratio_rate().subs(here)), rel=1e-6
+            float(flow.ratio_slope().subs(here)), rel=1e-6
         )
         logs = np.log(spread[:, i]) + 2 * model.lambda_H * np.array([1 - step, 1, 1 + step])
-        rate = flow.at_optimum(flow.within_rate()).subs(here)
+        rate = flow.at_optimum(flow.within_slope()).subs(here)
         assert (logs[2] - logs[0]) / (2 * step) == pytest.approx(float(rate), rel=1e-6)
 
 

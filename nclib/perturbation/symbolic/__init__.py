@@ -1,1 +1,1 @@
-"""Derivations in SymPy that the chapters show and the tests evaluate; import the modules by name."""
+"""Derivations in SymPy that chapters show and tests evaluate; import the modules by name."""

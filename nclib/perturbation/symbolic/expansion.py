@@ -1,10 +1,11 @@
-r"""Large-beta series in scalars, and the second-order coefficients near collapse by non-commutative algebra.
+r"""Large-beta series in scalars, and the second order near collapse by non-commutative algebra.
 
-The second part works with matrices of any size: the first-order response enters as non-commuting symbols, every
-quadratic word in them gets an unknown coefficient, and the optimality conditions of Eq. 2 at second order, collected
-word by word, are linear equations for these coefficients.
+The second part works with matrices of any size: the first-order response enters as non-commuting
+symbols, every quadratic word in them gets an unknown coefficient, and the optimality conditions of
+Eq. 2 at second order, collected word by word, are linear equations for these coefficients.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import sympy as sp
@@ -13,78 +14,106 @@ from nclib.perturbation.symbolic.flow import at_optimum, c, flow, h, kappa, lamb
 
 tau = sp.Symbol("tau", positive=True)
 beta = sp.Symbol("beta", positive=True)
-omega = sp.Symbol("omega", positive=True)  # the norm of a collapsed weight, omega^2 = (1 - c) kappa
+omega = sp.Symbol("omega", positive=True)  # length of a collapsed row of W, omega^2 = (1 - c) kappa
 
-
-# --- scalar series ---------------------------------------------------------------------------------------------------
-
-
-def scalar_gradient() -> sp.Expr:
-    """g(h) for d = K = n = 1: lambda_H h - lambda_W h / (h^2 + lambda_W)^2."""
-    return lambda_H * h + sp.factor(at_optimum(-flow().mean - lambda_H * h).subs(v, 0))
-
-
-def implicit_series(g: sp.Expr, order: int, flow: bool = False) -> list[sp.Expr]:
-    """Coefficients of tau, ..., tau^order of the root x of x + tau g(x) = h, or of the flow dx/dtau = -g(x) from h.
-
-    Found from the definition, by comparing powers of tau; g may hold an undefined function of h.
-    """
-    found = []
-    for k in range(1, order + 1):
-        x = sp.Symbol("x")
-        step = sum(a * tau**i for i, a in enumerate(found, start=1))
-        taylor = sum(sp.diff(g, h, j) * step**j / sp.factorial(j) for j in range(k))
-        equation = (
-            k * x + taylor.expand().coeff(tau, k - 1)
-            if flow
-            else x + taylor.expand().coeff(tau, k - 1)
-        )
-        found.append(sp.factor(sp.solve(equation, x)[0]))
-    return found
-
-
-def lagrange_series(g: sp.Expr, order: int) -> list[sp.Expr]:
-    r"""The same coefficients in closed form, :math:`\frac{(-1)^k}{k!}\frac{d^{k-1}}{dh^{k-1}} g(h)^k` (Lagrange)."""
-    return [
-        sp.factor((-1) ** k * sp.diff(g**k, h, k - 1) / sp.factorial(k))
-        for k in range(1, order + 1)
-    ]
-
-
-# --- second order near collapse --------------------------------------------------------------------------------------
-
+# The parts of the first-order response, which do not commute.
 As, Aa, B, Bt = sp.symbols("A_s A_a B B^T", commutative=False)
 dq, dqt, dp, dpt = sp.symbols("Delta_Q Delta_Q^T Delta_P Delta_P^T", commutative=False)
-KAPPA = omega**2 / (1 - c)  # kappa, when omega and c are the free symbols
-RATES = (kappa, lambda_H, 4 * lambda_H * (1 - c), sp.Integer(0))
 _TRANSPOSE = {As: As, Aa: -Aa, B: Bt, Bt: B, dq: dqt, dqt: dq, dp: dpt, dpt: dp}
+_KAPPA = omega**2 / (1 - c)  # kappa, when omega and c are the free symbols
+_Series = list[sp.Expr]  # coefficients of eps^0, eps^1, eps^2
+_RATES = (kappa, lambda_H, 4 * lambda_H * (1 - c), sp.Integer(0))
 
 
 class SecondOrder(NamedTuple):
-    """The response near collapse: ``first`` {word: its factor}, ``second`` {block: {quadratic word: coefficient}}.
+    """The response near collapse.
 
-    The blocks are A and B for the means in Q and P, and Q and P for the deviations there.
+    Attributes:
+        first: The factor of each letter of the first order.
+        second: For each block, the coefficient of each quadratic word. The blocks are A and B for
+            the means in Q and P, and Q and P for the deviations there.
     """
 
     first: dict[sp.Expr, sp.Expr]
     second: dict[str, dict[sp.Expr, sp.Expr]]
 
 
+def scalar_gradient() -> sp.Expr:
+    """The gradient g(h) for d = K = n = 1: lambda_H h - lambda_W h / (h^2 + lambda_W)^2.
+
+    Example:
+        >>> scalar_gradient()
+        h*lambda_H - h*lambda_W/(h**2 + lambda_W)**2
+    """
+    return lambda_H * h + sp.factor(at_optimum(-flow().mean - lambda_H * h).subs(v, 0))
+
+
+def implicit_series(g: sp.Expr, order: int, flow: bool = False) -> list[sp.Expr]:
+    """Coefficients of tau, ..., tau^order of the root x of x + tau g(x) = h.
+
+    Found from the definition, by comparing powers of tau.
+
+    Args:
+        g: An expression in h, which may hold an undefined function of it.
+        order: Highest power.
+        flow: Take the flow dx/dtau = -g(x) from h.
+
+    Example:
+        >>> implicit_series(lambda_H * h, 2)
+        [-h*lambda_H, h*lambda_H**2]
+        >>> implicit_series(lambda_H * h, 2, flow=True)
+        [-h*lambda_H, h*lambda_H**2/2]
+    """
+    found: list[sp.Expr] = []
+    for k in range(1, order + 1):
+        x = sp.Symbol("x")
+        step = sum(a * tau**i for i, a in enumerate(found, start=1))
+        taylor = sum(sp.diff(g, h, j) * step**j / sp.factorial(j) for j in range(k))
+        equation = (k if flow else 1) * x + taylor.expand().coeff(tau, k - 1)
+        found.append(sp.factor(sp.solve(equation, x)[0]))
+    return found
+
+
+def lagrange_series(g: sp.Expr, order: int) -> list[sp.Expr]:
+    r"""The coefficients of the root of x + tau g(x) = h in closed form (Lagrange).
+
+    .. math:: \frac{(-1)^k}{k!}\frac{d^{k-1}}{dh^{k-1}} g(h)^k
+
+    Args:
+        g: An expression in h, which may hold an undefined function of it.
+        order: Highest power.
+
+    Example:
+        >>> lagrange_series(lambda_H * h, 2)
+        [-h*lambda_H, h*lambda_H**2]
+    """
+    return [
+        sp.factor((-1) ** k * sp.diff(g**k, h, k - 1) / sp.factorial(k))
+        for k in range(1, order + 1)
+    ]
+
+
 def second_order_terms() -> SecondOrder:
-    r"""Solve the optimality conditions near collapse at first and second order, for every beta, K, n and d >= K.
+    r"""The response near collapse to first and second order, for every beta, K, n and d >= K.
 
-    In the basis (Q, P) the unknowns are the means (sqrt(rho) I + A; B), the deviations (Delta_Q; Delta_P) and the
-    weights (omega I + C, D). Products Delta Delta^T stand for the mean over the samples of a class (1/n times the sum).
+    In the basis (Q, P) the unknowns are the means (sqrt(rho) I + A; B), the deviations
+    (Delta_Q; Delta_P) and the weights (omega I + C, D). Products Delta Delta^T stand for the mean
+    over the samples of a class (1/n times the sum).
 
-    The coefficients come out in c, kappa = sqrt(lambda_H / lambda_W), omega = sqrt((1-c) kappa), lambda_H and beta;
-    words that do not occur have coefficient zero and are left out.
+    The coefficients come out in c, kappa = sqrt(lambda_H / lambda_W), omega = sqrt((1-c) kappa),
+    lambda_H and beta; words that do not occur have coefficient zero and are left out.
+
+    Example:
+        >>> terms = second_order_terms()
+        >>> terms.second["P"][B * dq]
+        -kappa*omega/(beta + lambda_H)
     """
     unknown = iter(sp.numbered_symbols("u"))
 
-    def ansatz(*words):
+    def ansatz(*words: sp.Expr) -> sp.Expr:
         return sum(next(unknown) * word for word in words)
 
-    scale = omega / KAPPA  # sqrt(rho)
+    scale = omega / _KAPPA  # sqrt(rho)
     A = [scale, As + Aa, ansatz(As**2, As * Aa, Aa * As, Aa**2, Bt * B, dq * dqt)]
     C = [omega, ansatz(As, Aa), ansatz(As**2, As * Aa, Aa * As, Aa**2, Bt * B, dq * dqt)]
     Bs = [0, B, ansatz(B * As, B * Aa, dp * dqt)]
@@ -95,9 +124,9 @@ def second_order_terms() -> SecondOrder:
     B0 = [0, ansatz(B), 0]
     Q0 = [0, ansatz(dq), 0]
     P0 = [0, ansatz(dp), 0]
-    solution = {}
+    solution: dict[sp.Expr, sp.Expr] = {}
     for order in (1, 2):
-        equations = []
+        equations: list[sp.Expr] = []
         for residual in _stationarity(A, Bs, C, D, Q, P, A0, B0, Q0, P0):
             equations += _by_word(sp.expand(sp.sympify(residual[order]).subs(solution))).values()
         symbols = sorted(
@@ -121,9 +150,20 @@ def second_order_terms() -> SecondOrder:
     return SecondOrder(first, second)
 
 
-def _stationarity(A, Bs, C, D, Q, P, A0, B0, Q0, P0):
-    """The optimality conditions in blocks, each a list of the coefficients of eps^0, eps^1, eps^2."""
-    decay_W, decay_H = c / KAPPA, c * KAPPA
+def _stationarity(
+    A: _Series,
+    Bs: _Series,
+    C: _Series,
+    D: _Series,
+    Q: _Series,
+    P: _Series,
+    A0: _Series,
+    B0: _Series,
+    Q0: _Series,
+    P0: _Series,
+) -> Iterator[_Series]:
+    """The optimality conditions in blocks, each as the coefficients of eps^0, eps^1, eps^2."""
+    decay_W, decay_H = c / _KAPPA, c * _KAPPA
     At, Bst, Ct, Dt, Qt, Pt = ([transpose(x) for x in X] for X in (A, Bs, C, D, Q, P))
     E = _add(_times(C, A), _times(D, Bs), [-1, 0, 0])  # W Hbar - I
     for left, right, weights, mean in ((C, D, C, At), (C, D, D, Bst)):
@@ -140,7 +180,15 @@ def _stationarity(A, Bs, C, D, Q, P, A0, B0, Q0, P0):
 
 
 def transpose(expr: sp.Expr) -> sp.Expr:
-    """Transpose of a sum of words in the non-commuting symbols."""
+    """Transpose of a sum of words in the non-commuting symbols.
+
+    Args:
+        expr: The sum.
+
+    Example:
+        >>> transpose(As * Aa * B)
+        -B^T*A_a*A_s
+    """
     result = 0
     for term in sp.Add.make_args(sp.expand(expr)):
         numbers, letters = term.args_cnc()
@@ -151,21 +199,21 @@ def transpose(expr: sp.Expr) -> sp.Expr:
     return result
 
 
-def _times(X, Y):
+def _times(X: _Series, Y: _Series) -> _Series:
     return [sum(X[i] * Y[k - i] for i in range(k + 1)) for k in range(3)]
 
 
-def _add(*series):
+def _add(*series: _Series) -> _Series:
     return [sum(x) for x in zip(*series, strict=True)]
 
 
-def _scaled(number, X):
+def _scaled(number: sp.Expr, X: _Series) -> _Series:
     return [number * x for x in X]
 
 
-def _by_word(expr):
+def _by_word(expr: sp.Expr) -> dict[sp.Expr, sp.Expr]:
     """A sum of words as {word: coefficient}."""
-    collected = {}
+    collected: dict[sp.Expr, sp.Expr] = {}
     for term in sp.Add.make_args(sp.expand(expr)):
         numbers, letters = term.args_cnc()
         word = sp.Mul(*letters)
@@ -173,11 +221,11 @@ def _by_word(expr):
     return collected
 
 
-def _tidy(expr, unit):
-    """A rational function of omega, c and beta as (polynomial in c) unit / (beta + rate), with the rate by its name."""
-    numerator, denominator = sp.fraction(sp.cancel(expr / unit.subs(kappa, KAPPA)))
+def _tidy(expr: sp.Expr, unit: sp.Expr) -> sp.Expr:
+    """A rational function as (polynomial in c) unit / (beta + rate), with the rate by its name."""
+    numerator, denominator = sp.fraction(sp.cancel(expr / unit.subs(kappa, _KAPPA)))
     slope, constant = sp.Poly(denominator, beta).all_coeffs()
-    names = {sp.cancel(r.subs(lambda_H, c * kappa).subs(kappa, KAPPA)): r for r in RATES}
+    names = {sp.cancel(r.subs(lambda_H, c * kappa).subs(kappa, _KAPPA)): r for r in _RATES}
     front, factors = sp.factor_list(sp.cancel(numerator / slope), c)
     for i, (factor, power) in enumerate(factors):  # 1 - 2 c rather than 2 c - 1
         sign = -1 if factor.subs(c, 0) < 0 else 1
