@@ -11,6 +11,7 @@ from nclib.foundations.model import Collapsed, Gradient, Model
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import ReducedProblem
 from nclib.foundations.statistics import ClassStatistics
+from nclib.measured.files import StoredStatistics, load_statistics, save_statistics
 from nclib.measured.fit import (
     Aligned,
     Comparison,
@@ -25,14 +26,8 @@ from nclib.measured.fit import (
     fit,
     shape,
 )
-from nclib.measured.results import (
-    Result,
-    load_all,
-    load_statistics,
-    over_seeds,
-    provenance,
-    save_statistics,
-)
+from nclib.measured.records import Result
+from nclib.measured.summary import OverSeeds, load_all, over_seeds, provenance
 from nclib.perturbation.central_path import CentralPath, central_path
 from nclib.perturbation.contraction import Contraction, contraction
 from nclib.perturbation.curvature import Curvature
@@ -94,6 +89,7 @@ __all__ = [
     "LargeBetaResponse",
     "Metrics",
     "Model",
+    "OverSeeds",
     "Prediction",
     "Ratio",
     "ReducedProblem",
@@ -105,6 +101,7 @@ __all__ = [
     "StatisticsSeries",
     "Status",
     "Step",
+    "StoredStatistics",
     "aligned",
     "attenuation",
     "baselines",

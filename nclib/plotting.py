@@ -17,7 +17,8 @@ from IPython import get_ipython
 from IPython.display import HTML
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from nclib.measured.results import Result, provenance
+from nclib.measured.records import Result
+from nclib.measured.summary import provenance
 
 # The color-blind-safe palette of Okabe and Ito, then a gray and a brown, so that ten classes have ten colors.
 CLASS_COLORS = (
@@ -74,7 +75,7 @@ def sources(*groups: Sequence[Result]) -> HTML:
     """Say below a figure where its measured results come from, one line of small print per group of runs.
 
     Args:
-        groups: results that belong together, as `nclib.measured.results.provenance` takes them.
+        groups: results that belong together, as `nclib.measured.summary.provenance` takes them.
     """
     lines = "<br>\n".join(fill(escape(f"Measured: {provenance(group)}"), 76) for group in groups)
     return HTML(f'<p class="sources">{lines}</p>')

@@ -1,1 +1,1 @@
-"""What was measured on networks: records of runs, class statistics in files, and the model fitted to them."""
+"""What was measured on networks: records of runs, class statistics, the model fitted to them."""

@@ -9,7 +9,9 @@ from textwrap import fill
 
 from tqdm import tqdm
 
-from nclib.measured.results import SCALES, Result, file_name
+from nclib.measured.entries import SCALES
+from nclib.measured.files import file_name
+from nclib.measured.records import Result
 from nclib.networks import parallel
 from nclib.networks.experiments.runner import Journey
 from nclib.networks.experiments.settings import EXPERIMENTS, Run, runs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nclib.measured.results import load_all, provenance
+from nclib.measured.summary import load_all, provenance
 from nclib.plotting import CLASS_COLORS, animate, sources, style
 
 RESULTS = Path(__file__).parents[2] / "book/results"

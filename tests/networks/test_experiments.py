@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from nclib.measured.results import config_hash
+from nclib.measured.records import config_hash
 from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
 from nclib.networks.training import Recipe
 

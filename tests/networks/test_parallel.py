@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nclib.measured.results import Result
+from nclib.measured.records import Result
 from nclib.networks import MLP, Samples, Trainer, __main__, disagreement, parallel, probe
 from nclib.networks.__main__ import main
 from nclib.networks.experiments import runner as program
@@ -185,8 +185,8 @@ def test_a_run_under_two_processes(two, tmp_path):
     assert files[0] == files[1] and len(files[0]) == 6
     for table in ("epochs", "layers"):
         mine, theirs = getattr(ours, table), getattr(alone, table)
-        assert mine.keys() == theirs.keys()
-        for column, values in theirs.items():
+        for column in theirs.columns():
+            values = theirs[column]
             assert [value is None for value in mine[column]] == [value is None for value in values]
             if column == "layer":
                 assert mine[column] == values

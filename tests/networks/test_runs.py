@@ -13,10 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 import nclib
 from nclib import ClassStatistics, nc1, nc1_trace, nc2
-from nclib.measured.results import Result, load_all, load_statistics
+from nclib.measured.files import load_statistics
+from nclib.measured.records import Data, Result
+from nclib.measured.summary import load_all
 from nclib.networks import MLP, ResNet18, Samples, Trainer, __main__, load
 from nclib.networks.__main__ import main, state
 from nclib.networks.experiments import runner as program
@@ -88,8 +91,11 @@ def result(folder, run):
 
 
 def rows(table, **wanted):
-    """The rows of a table of columns as dictionaries."""
-    found = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    """The rows of a table as dictionaries."""
+    columns = structs.asdict(table)
+    found = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
     return [row for row in found if wanted.items() <= row.items()]
 
 
@@ -158,10 +164,11 @@ def test_an_experiment_from_the_command_line(smoke):
     for r in results:
         run = wanted[r.name]
         assert (r.complete, r.config, r.seed, r.device) == (True, run.config, 0, "CPU, 1 thread")
-        assert r.data == {
-            "source": "digits (scikit-learn)", "split": "train", "samples": 10 * run.per_class, "classes": 10
-        }  # fmt: skip
-        assert r.versions["torch"] == torch.__version__ and r.versions["nclib"] == nclib.__version__
+        samples = 10 * run.per_class
+        assert r.data == Data(
+            classes=10, samples=samples, source="digits (scikit-learn)", split="train"
+        )
+        assert (r.versions.torch, r.versions.nclib) == (torch.__version__, nclib.__version__)
         age = datetime.now().astimezone() - datetime.fromisoformat(r.started)
         assert (
             timedelta(0) <= age < timedelta(minutes=30)
@@ -263,9 +270,9 @@ def assert_statistics_agree(folder, run, layers):
             "dim": stats.d,
         }
         assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-11)
-        assert stats.N == found.data["samples"] and stats.balanced
+        assert stats.N == found.data.samples and stats.balanced
         assert note == {
-            "network": run.name, "layer": layer, "data": found.data["source"], "seed": run.seed, "epoch": row["epoch"]
+            "network": run.name, "layer": layer, "data": found.data.source, "seed": run.seed, "epoch": row["epoch"]
         }  # fmt: skip
 
 
@@ -486,7 +493,7 @@ def test_a_folder_without_checkpoints_begins_anew(whole, tmp_path):
     changed = replace(GROWN, per_class=4)
     assert state(changed, tmp_path) == "other settings"
     assert (
-        Journey(changed, tmp_path).go().data["samples"] == 40
+        Journey(changed, tmp_path).go().data.samples == 40
         and state(changed, tmp_path) == "complete"
     )
 

@@ -16,7 +16,8 @@ from torch import nn
 import nclib
 from nclib.foundations.metrics import nc1, nc1_trace, nc2, nc3
 from nclib.foundations.statistics import ClassStatistics
-from nclib.measured.results import LAYER_COLUMNS, Result, file_name, save_statistics, write_atomic
+from nclib.measured.files import file_name, save_statistics, write_atomic
+from nclib.measured.records import Data, Epochs, Layers, Result, Versions
 from nclib.networks import parallel
 from nclib.networks.data.load import load
 from nclib.networks.experiments.settings import Run
@@ -26,9 +27,6 @@ from nclib.networks.resnet import ResNet18
 from nclib.networks.samples import Samples
 from nclib.networks.training import Trainer
 
-EPOCH_COLUMNS = (
-    "epoch", "stage", "batch_loss", "batch_error", "loss", "error", "nc1", "nc1_trace", "nc2", "nc3",
-)  # fmt: skip
 RESUMED = (
     "started",
     "spent",
@@ -71,8 +69,8 @@ class Journey:
             self.data = self.data.subset(run.per_class, seed=0)
         self.commit = commit()  # of the code that runs; the files may change while it does
         self.started, self.spent = datetime.now(UTC).isoformat(timespec="seconds"), 0.0
-        self.epochs = {column: [] for column in EPOCH_COLUMNS}
-        self.layers = {column: [] for column in LAYER_COLUMNS}
+        self.epochs = {column: [] for column in Epochs.columns()}
+        self.layers = {column: [] for column in Layers.columns()}
         self.frozen: list[dict] = []  # states of the networks of finished stages
         self.state: dict | None = None  # of the trainer of the present stage
 
@@ -134,7 +132,7 @@ class Journey:
         run, network, samples, epoch = self.run, trainer.network, trainer.samples, trainer.epoch
         if stage > 0 and epoch == 0:
             return  # its number is that of the last epoch of the stage before
-        row = dict.fromkeys(EPOCH_COLUMNS) | {
+        row = dict.fromkeys(Epochs.columns()) | {
             "batch_loss": batch_loss,
             "batch_error": batch_error,
             "stage": stage + 1,
@@ -196,10 +194,10 @@ class Journey:
         run, data = self.run, self.data
         result = Result(
             experiment=run.experiment, name=run.name, scale=run.scale, seed=run.seed, config=run.config,
-            data={"source": data.source, "split": "train", "samples": data.N, "classes": data.K},
+            data=Data(classes=data.K, samples=data.N, source=data.source, split="train"),
             device=device_in_words(self.device), versions=versions(), commit=self.commit,
             started=self.started, duration_s=round(self.spent, 1), complete=complete,
-            epochs=self.epochs, layers=self.layers,
+            epochs=Epochs(**self.epochs), layers=Layers(**self.layers),
         )  # fmt: skip
         if parallel.rank() == 0:
             torch.save(
@@ -240,12 +238,14 @@ def device_in_words(device: torch.device) -> str:
     return name if parallel.world() == 1 else f"{parallel.world()} x {name}"
 
 
-def versions() -> dict[str, str]:
+def versions() -> Versions:
     """Versions of what computed."""
-    return {
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-        "nclib": nclib.__version__,
-    }  # fmt: skip
+    return Versions(
+        nclib=nclib.__version__,
+        numpy=np.__version__,
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+    )
 
 
 @cache

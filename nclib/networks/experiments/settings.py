@@ -7,7 +7,7 @@ paper's size.
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from nclib.measured.results import SCALES
+from nclib.measured.entries import SCALES
 from nclib.networks.training import Recipe
 
 
