@@ -1,21 +1,25 @@
 """The ledger of claims, book/claims.yml, and what could be untrue in it.
 
-A section is ``NOTEBOOK#LABEL``. A check is ``NOTEBOOK#TAG``, a tagged cell, or ``FILE::TEST``; a tag reads
-``check-C1``, or ``check-C1-word`` where a claim has several.
+A section is ``NOTEBOOK#LABEL``. A check is ``NOTEBOOK#TAG``, a tagged cell, or ``FILE::TEST``; a
+tag reads ``check-C1``, or ``check-C1-word`` where a claim has several.
 """
-
-from __future__ import annotations
 
 import ast
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.colon_fence import colon_fence_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.myst_blocks import myst_block_plugin
 
 EXPERIMENTS = [f"E{i}" for i in range(1, 4)]
 EXPECTED = [f"C{i}" for i in range(1, 17)] + EXPERIMENTS
@@ -58,37 +62,63 @@ class Claim:
 
 def load(path: Path) -> list[Claim]:
     """Read the ledger; an unknown or missing field is a TypeError."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return [
-        Claim(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries
-    ]
+    entries: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for entry in entries:
+        entry.update({k: tuple(v) for k, v in entry.items() if isinstance(v, list)})
+    return [Claim(**entry) for entry in entries]
 
 
 # ---- what the book holds ----
 
 
 class Block(NamedTuple):
-    """A fenced directive."""
+    """A directive: what it is, its label if it has one, and its text without the options."""
 
     kind: str
     label: str
     body: str
 
 
-FENCED = re.compile(r"^(:{3,}|`{3,})\{([\w:]+)\}.*\n((?:.*\n)*?)\1[ \t]*$", re.M)
-OPTION = re.compile(r"\s*:([\w-]+):[ \t]*(.*)\n")
+# The syntax of MyST that the ledger looks for: directives, formulas with a label, targets.
+MYST = (
+    MarkdownIt("commonmark").use(colon_fence_plugin).use(dollarmath_plugin).use(myst_block_plugin)
+)
+
+
+@lru_cache(maxsize=1024)
+def parse(text: str) -> list[Token]:
+    """The tokens of a MyST text, found once for each text."""
+    return MYST.parse(text)
 
 
 def blocks(text: str) -> list[Block]:
-    """The directives of a MyST text, in order."""
-    found = []
-    for _, kind, body in FENCED.findall(text):
-        label = ""
-        while option := OPTION.match(body):
-            label = option[2].strip() if option[1] == "label" else label
-            body = body[option.end() :]
-        found.append(Block(kind, label, body.strip()))
-    return found
+    """The directives of a MyST text, in order; what stands inside one belongs to its body."""
+    return [block for token in parse(text) if (block := directive(token))]
+
+
+def directive(token: Token) -> Block | None:
+    """The directive that a token stands for, if it is one."""
+    name = token.info.split("}")[0]
+    if token.type not in ("fence", "colon_fence") or not name.startswith("{"):
+        return None
+    lines = token.content.strip().splitlines()
+    label = ""
+    while lines and lines[0].lstrip().startswith(":"):
+        option, _, value = lines.pop(0).lstrip()[1:].partition(":")
+        label = value.strip() if option == "label" else label
+    return Block(name[1:], label, "\n".join(lines).strip())
+
+
+def labels(text: str) -> Iterator[str]:
+    """All labels that a MyST text defines, also inside its directives."""
+    for token in parse(text):
+        if token.type == "myst_target":
+            yield token.content
+        elif token.type == "math_block_label":
+            yield token.info
+        elif block := directive(token):
+            yield from filter(None, [block.label])
+            yield from labels(block.body)
 
 
 def cells(notebook: Path, kind: str) -> list[dict]:
@@ -100,11 +130,12 @@ def cells(notebook: Path, kind: str) -> list[dict]:
 
 @lru_cache(maxsize=64)
 def content(notebook: Path, changed: int) -> list[dict]:
-    """All cells, read once for each time that the file has changed: outputs make notebooks large."""
+    """All cells, read once for each time that the file has changed: notebooks are large."""
     return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
 
 
 def tags(cell: dict) -> list[str]:
+    """The tags of a cell."""
     return cell["metadata"].get("tags", [])
 
 
@@ -114,30 +145,32 @@ def asserts(code: ast.AST) -> bool:
         if isinstance(node, ast.Assert):
             if any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.test)):
                 return True
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].startswith(
-            "assert"
-        ):
-            return True
+        elif isinstance(node, ast.Call):
+            function = ast.unparse(node.func).split(".")[-1]
+            if function.startswith("assert"):
+                return True
     return False
 
 
-def find_test(tree: ast.AST | None, names: list[str]) -> ast.AST | None:
+def find_test(tree: ast.AST, names: list[str]) -> ast.AST | None:
     """The function (or the method of a class) that a test's name stands for."""
+    found: ast.AST | None = tree
     for name in names:
-        inside = getattr(tree, "body", [])
-        tree = next((node for node in inside if getattr(node, "name", None) == name), None)
-    return tree
+        inside: list[ast.AST] = getattr(found, "body", [])
+        found = next((node for node in inside if getattr(node, "name", None) == name), None)
+    return found
 
 
 # ---- what is untrue in the ledger ----
 
 
 def is_statement(section: str) -> bool:
+    """Whether a section is a theorem, a proposition, a corollary or a lemma."""
     return section.partition("#")[2].split("-")[0] in STATEMENTS
 
 
 def section_problem(section: str, root: Path) -> str | None:
-    """What is wrong with ``NOTEBOOK#LABEL``: a missing label, or a statement without a proof of its own."""
+    """What is wrong with ``NOTEBOOK#LABEL``: no such label, or a statement without a proof."""
     path, _, label = section.partition("#")
     if not (root / path).is_file():
         return f"there is no notebook {path}"
@@ -145,11 +178,7 @@ def section_problem(section: str, root: Path) -> str | None:
     formal = [b for b in blocks(text) if b.kind in {"prf:proof", *STATEMENTS.values()}]
     place = next((i for i, block in enumerate(formal) if block.label == label), None)
     if place is None:
-        name = re.escape(label)
-        target = re.search(
-            rf"^\({name}\)=|\$\$[ \t]*\({name}\)|^:label:[ \t]*{name}[ \t]*$", text, re.M
-        )
-        return None if target else f"{path} has no label {label}"
+        return None if label in labels(text) else f"{path} has no label {label}"
     proofs = [b for b in formal if b.kind == "prf:proof" and f"`{label}`" in b.body[:200]]
     proofs += [b for b in formal[place + 1 : place + 2] if b.kind == "prf:proof"]
     if not any(len(b.body) >= SHORTEST_PROOF for b in proofs):
@@ -203,7 +232,8 @@ def claim_problems(claim: Claim, root: Path) -> list[str]:
     found: list[str | None] = [f"its {name} is empty" for name in empty]
     if claim.status == "not yet":
         filled = [name for name in ("sections", "checks", "outcome") if getattr(claim, name)]
-        return [*found, *(f"it is not yet in the book but has {name}" for name in filled)]
+        found += [f"it is not yet in the book but has {name}" for name in filled]
+        return [problem for problem in found if problem]
     if not claim.outcome.startswith(VERDICTS):
         found.append(f"its outcome must begin with one of: {', '.join(VERDICTS)}")
     if not claim.checks:

@@ -5,11 +5,10 @@
     notebooks.py run       [book/PART/NAME.ipynb ...]   execute in place, several at a time
     notebooks.py check     [book/PART/NAME.ipynb ...]   say what is not in normal form
 
-Without paths each command takes all notebooks (or all texts). The notebook is the source: executed, committed,
-and in a normal form that depends on nothing but its cells and their results, so running twice changes no byte.
+Without paths each command takes all notebooks (or all texts). The notebook is the source: executed,
+committed, and in a normal form that depends on nothing but its cells and their results, so running
+twice changes no byte.
 """
-
-from __future__ import annotations
 
 import argparse
 import difflib
@@ -17,8 +16,12 @@ import hashlib
 import multiprocessing
 import os
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
@@ -35,6 +38,8 @@ LANGUAGE_INFO = {
     "name": "python",
     "pygments_lexer": "ipython3",
 }
+# What JupyterLab and the executing program write into the metadata of cells.
+VOLATILE = ("execution", "ExecuteTime", "jp-MarkdownHeadingCollapsed")
 # One thread everywhere: sums are then taken in one order, whatever the number of cores.
 THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 
@@ -51,10 +56,12 @@ def short(path: Path) -> str:
 
 
 def load(path: Path) -> NotebookNode:
+    """The notebook in the current format."""
     return nbformat.read(path, as_version=4)
 
 
 def dump(notebook: NotebookNode) -> str:
+    """The text of the notebook's file."""
     return nbformat.writes(notebook, version=4) + "\n"
 
 
@@ -64,97 +71,81 @@ def write_if_changed(path: Path, text: str) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)
     return True
 
 
-# The normal form -----------------------------------------------------------------------------------------------
+# ---- the normal form ----
 
 
-def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring pieces of one stream: how the kernel cuts them depends on time."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.output_type == output.output_type == "stream"
-            and last.name == output.name
-        ):
-            last.text += output.text
-        else:
-            merged.append(output)
-    return merged
-
-
-def normalise(notebook: NotebookNode) -> NotebookNode:
-    """Keep what the author and the results say; drop versions, times and other traces of one machine."""
-    kept = {
-        k: v
-        for k, v in notebook.metadata.items()
-        if k not in ("jupytext", "kernelspec", "language_info")
-    }
-    notebook.metadata = nbformat.from_dict(
-        {**kept, "kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
-    )
+def normalize(notebook: NotebookNode) -> NotebookNode:
+    """Keep what the author and the results say; drop versions, times, traces of one machine."""
+    ours = {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
+    theirs = ("jupytext", *ours)
+    kept = {name: value for name, value in notebook.metadata.items() if name not in theirs}
+    notebook.metadata = nbformat.from_dict({**kept, **ours})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
-        for volatile in ("execution", "ExecuteTime", "jp-MarkdownHeadingCollapsed"):
+        for volatile in VOLATILE:
             cell.metadata.pop(volatile, None)
-        if cell.cell_type == "code":
-            cell.outputs = merge_streams(cell.outputs)
     return notebook
 
 
 def problems(notebook: NotebookNode) -> list[str]:
-    """Why this notebook is not as `run` leaves it; empty when it is."""
+    """Why this notebook is not as `run` leaves it, as sentences; empty when it is."""
+    metadata = notebook.metadata
     found = []
-    if (
-        notebook.metadata.get("kernelspec") != KERNELSPEC
-        or notebook.metadata.get("language_info") != LANGUAGE_INFO
-    ):
+    if (metadata.get("kernelspec"), metadata.get("language_info")) != (KERNELSPEC, LANGUAGE_INFO):
         found.append(
             "kernelspec or language_info is not in normal form: run it with tools/notebooks.py"
         )
-    if "jupytext" in notebook.metadata:
+    if "jupytext" in metadata:
         found.append("notebook metadata carries a jupytext section")
     count = 0
     for index, cell in enumerate(notebook.cells):
-        where = f"cell {index} ({cell.source.strip().splitlines()[0][:50] if cell.source.strip() else 'empty'})"
-        if not cell.source.strip():
-            found.append(f"{where}: has no source")
-        if "execution" in cell.metadata:
-            found.append(f"{where}: carries execution times")
-        if cell.cell_type != "code":
-            continue
-        count += 1
-        if cell.execution_count != count:
-            found.append(f"{where}: execution count is {cell.execution_count}, expected {count}")
-        for output in cell.outputs:
-            if output.output_type == "error" and "raises-exception" not in cell.metadata.get(
-                "tags", []
-            ):
-                found.append(f"{where}: stores the error {output.ename}")
-            if output.output_type == "stream" and output.name == "stderr":
-                found.append(f"{where}: stores stderr: {output.text.strip()[:80]}")
+        first_line = (cell.source.strip().splitlines() or ["empty"])[0][:50]
+        count += cell.cell_type == "code"
+        found += [f"cell {index} ({first_line}): {what}" for what in cell_problems(cell, count)]
     return found
 
 
-# The text mirror -----------------------------------------------------------------------------------------------
+def cell_problems(cell: NotebookNode, count: int) -> Iterator[str]:
+    """What is not in normal form in one cell; count says the how many-th code cell it is."""
+    if not cell.source.strip():
+        yield "has no source"
+    if "execution" in cell.metadata:
+        yield "carries execution times"
+    if cell.cell_type != "code":
+        return
+    if cell.execution_count != count:
+        yield f"execution count is {cell.execution_count}, expected {count}"
+    streams = Counter(output.name for output in cell.outputs if output.output_type == "stream")
+    yield from (f"stores {name} in {n} pieces" for name, n in streams.items() if n > 1)
+    may_raise = "raises-exception" in cell.metadata.get("tags", [])
+    for output in cell.outputs:
+        if output.output_type == "error" and not may_raise:
+            yield f"stores the error {output.ename}"
+        if output.output_type == "stream" and output.name == "stderr":
+            yield f"stores stderr: {output.text.strip()[:80]}"
+
+
+# ---- the text mirror ----
 
 
 def text_path(notebook: Path) -> Path:
+    """Where the text of a notebook is."""
     return (TEXT / notebook.resolve().relative_to(BOOK)).with_suffix(".md")
 
 
 def notebook_path(text: Path) -> Path:
+    """Which notebook a text belongs to."""
     return (BOOK / text.resolve().relative_to(TEXT)).with_suffix(".ipynb")
 
 
 def as_text(notebook: NotebookNode) -> str:
     """The notebook without its outputs, as MyST Markdown."""
-    notebook = normalise(nbformat.from_dict(notebook))
+    notebook = normalize(nbformat.from_dict(notebook))
     del notebook.metadata["language_info"]
     notebook.metadata["jupytext"] = {
         "notebook_metadata_filter": "all",
@@ -165,7 +156,7 @@ def as_text(notebook: NotebookNode) -> str:
 
 
 def assign_ids(cells: list[NotebookNode], old: list[NotebookNode]) -> None:
-    """Keep the id of every cell that is unchanged or edited in place; make others from their content."""
+    """Keep the id of each cell that is unchanged or edited in place; make others from content."""
     keys, old_keys = ([(c.cell_type, c.source) for c in group] for group in (cells, old))
     ids: dict[int, str] = {}
     matcher = difflib.SequenceMatcher(None, old_keys, keys, autojunk=False)
@@ -195,64 +186,70 @@ def keep_outputs(cells: list[NotebookNode], old: list[NotebookNode]) -> bool:
 
 
 def to_text(path: Path, force: bool) -> bool:
+    """Write the notebook's text, unless that would undo edits; says whether it did."""
     text, target = as_text(load(path)), text_path(path)
-    edited = target.exists() and target.stat().st_mtime > path.stat().st_mtime
-    if edited and not force and target.read_text(encoding="utf-8") != text:
-        print(
-            f"{short(target)} is newer than its notebook: bring it back with from-text, or pass --force"
-        )
+    newer = target.exists() and target.stat().st_mtime > path.stat().st_mtime
+    if newer and not force and target.read_text(encoding="utf-8") != text:
+        remedy = "bring it back with from-text, or pass --force"
+        print(f"{short(target)} is newer than its notebook: {remedy}")
         return False
     print(f"{short(target)}: {'written' if write_if_changed(target, text) else 'unchanged'}")
     return True
 
 
 def from_text(path: Path) -> bool:
-    notebook = normalise(jupytext.reads(path.read_text(encoding="utf-8"), fmt="md:myst"))
+    """Bring the edits of a text back into its notebook."""
+    notebook = normalize(jupytext.reads(path.read_text(encoding="utf-8"), fmt="md:myst"))
     target = notebook_path(path)
     old = load(target).cells if target.exists() else []
     assign_ids(notebook.cells, old)
     kept = keep_outputs(notebook.cells, old)
     state = "written" if write_if_changed(target, dump(notebook)) else "unchanged"
-    print(
-        f"{short(target)}: {state}, {'outputs kept (no code changed)' if kept else 'outputs dropped: run it'}"
-    )
+    outputs = "outputs kept (no code changed)" if kept else "outputs dropped: run it"
+    print(f"{short(target)}: {state}, {outputs}")
     return True
 
 
-# Execution -----------------------------------------------------------------------------------------------------
+# ---- execution ----
 
 
-def run(path: Path, timeout: float = 600) -> tuple[Path, str, str]:
-    """Execute one notebook in place; a failing cell leaves the file as it was.
+class Run(NamedTuple):
+    """What became of a notebook: "changed", "unchanged" or "failed", and why it failed."""
 
-    Returns:
-        The path, what happened in a word, and the traceback if a cell failed.
-    """
+    path: Path
+    state: str
+    trouble: str = ""
+
+
+def run(path: Path, timeout: float = 600) -> Run:
+    """Execute one notebook in place; a failing cell leaves the file as it was."""
     notebook = load(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     os.environ.update(THREADS, PYTHONPATH=str(ROOT))
     os.environ.pop("MPLBACKEND", None)
-    resources = {"metadata": {"path": str(path.resolve().parent)}}
-    settings = {
-        "timeout": timeout,
-        "kernel_name": "python3",
-        "record_timing": False,
-        "resources": resources,
-    }
-    quiet = ["--IPKernelApp.log_level=ERROR"]
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,  # how a kernel cuts its streams depends on time
+        resources={"metadata": {"path": str(path.resolve().parent)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
     try:
-        NotebookClient(notebook, extra_arguments=quiet, **settings).execute()
+        client.execute()
     except CellExecutionError as error:
-        return path, "failed", str(error)
+        return Run(path, "failed", str(error))
     except Exception as error:  # a dead kernel, a timeout: report it like a failing cell
-        return path, "failed", f"{type(error).__name__}: {error}"
-    changed = write_if_changed(path, dump(normalise(notebook)))
-    return path, "changed" if changed else "unchanged", ""
+        return Run(path, "failed", f"{type(error).__name__}: {error}")
+    changed = write_if_changed(path, dump(normalize(notebook)))
+    return Run(path, "changed" if changed else "unchanged")
 
 
 def run_all(paths: list[Path], jobs: int) -> bool:
+    """Execute the notebooks, several at a time; says whether all of them ran."""
     spawn = multiprocessing.get_context("spawn")
     ok = True
     with ProcessPoolExecutor(max_workers=jobs, mp_context=spawn) as pool:
@@ -265,6 +262,7 @@ def run_all(paths: list[Path], jobs: int) -> bool:
 
 
 def check(path: Path) -> bool:
+    """Print what is not in normal form; says whether all is."""
     found = problems(load(path))
     for sentence in found:
         print(f"{short(path)}: {sentence}")
@@ -272,6 +270,7 @@ def check(path: Path) -> bool:
 
 
 def main() -> int:
+    """Do what the command line says; gives the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -282,15 +281,20 @@ def main() -> int:
     )
     parser.add_argument("--force", action="store_true", help="to-text: overwrite a newer text")
     arguments = parser.parse_args()
-    everything = sorted(TEXT.rglob("*.md")) if arguments.command == "from-text" else notebooks()
-    paths = arguments.paths or everything
+    texts = arguments.command == "from-text"
+    paths = arguments.paths or (sorted(TEXT.rglob("*.md")) if texts else notebooks())
     missing = [str(p) for p in paths if not p.exists()]
     if missing:
         parser.error(f"no such file: {', '.join(missing)}")
     if arguments.command == "run":
         return 0 if run_all(paths, arguments.jobs) else 1
-    one = {"to-text": lambda p: to_text(p, arguments.force), "from-text": from_text, "check": check}
-    return 0 if all([one[arguments.command](path) for path in paths]) else 1
+    one: dict[str, Callable[[Path], bool]] = {
+        "to-text": partial(to_text, force=arguments.force),
+        "from-text": from_text,
+        "check": check,
+    }
+    done = [one[arguments.command](path) for path in paths]
+    return 0 if all(done) else 1
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def test_exercises_have_folded_solutions(path):
     ] == []
 
 
-# The tool that executes and mirrors them -------------------------------------------------------------------------
+# ---- the tool that executes and mirrors them ----
 
 
 def small(*sources):
@@ -154,7 +154,7 @@ def small(*sources):
         nbformat.v4.new_code_cell(source, execution_count=k)
         for k, source in enumerate(sources, start=1)
     ]
-    return notebooks.normalise(nbformat.v4.new_notebook(cells=cells))
+    return notebooks.normalize(nbformat.v4.new_notebook(cells=cells))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,14 @@ def small(*sources):
             ),
             "stores the error",
         ),
+        (
+            lambda nb: nb.cells[0].outputs.extend(
+                nbformat.v4.new_output("stream", name="stdout", text=text) for text in "ab"
+            ),
+            "stores stdout in 2 pieces",
+        ),
     ],
-    ids=["count", "not run", "empty", "times", "kernel", "stderr", "error"],
+    ids=["count", "not run", "empty", "times", "kernel", "stderr", "error", "pieces"],
 )
 def test_departures_from_the_normal_form_are_named(spoil, sentence):
     notebook = small("1 + 1", "2 + 2")
