@@ -1,4 +1,4 @@
-"""Set-up of all tests: one thread, this checkout's library, repeatable random examples, figures compared as figures."""
+"""Set-up of all tests: one thread, this library, repeatable examples, figures as figures."""
 
 import os
 import tempfile
@@ -11,7 +11,8 @@ from nbval.plugin import IPyNbCell
 from tools.figures import differences, is_figure
 from tools.notebooks import THREADS
 
-# Also for the notebooks' kernels, which inherit it. A relative path would be read from the chapter's folder.
+# Also for the notebooks' kernels, which inherit it and read a relative path from the chapter's
+# folder.
 os.environ.update(THREADS, PYTHONPATH=str(Path(__file__).resolve().parent))
 os.environ.pop("MPLBACKEND", None)
 # Nobody's own start-up files, and no history shared by kernels that run at the same time.
@@ -25,7 +26,7 @@ settings.load_profile("repeatable")
 def execute_cell_input(
     self: RunningKernel, cell_input: str, allow_stdin: bool | None = None
 ) -> str:
-    """nbval's execution with history, as in a notebook: without it a closing semicolon does not hide a result."""
+    """Execute with history, as a notebook does: else a closing semicolon does not hide a result."""
     return self.kc.execute(
         cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
     )
@@ -45,7 +46,7 @@ def figures(outputs: list) -> list[tuple[dict, str]]:
 def compare_outputs(
     self: IPyNbCell, test: list, ref: list, skip_compare: tuple | None = None
 ) -> bool:
-    """nbval's comparison, with figures compared by what they show.
+    """Compare as nbval does, but figures by what they show.
 
     nbval compares drawings letter by letter, which fails for a last digit, and pictures not at all.
     """

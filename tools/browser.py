@@ -1,6 +1,4 @@
-"""A real browser and a local server: what the check of the pages and their pictures are made with."""
-
-from __future__ import annotations
+"""A real browser and a local server, for the check of the pages and their pictures."""
 
 import os
 import shutil
@@ -10,26 +8,33 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
-QUIET = (
-    "--no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage"
-).split()
+Scheme = Literal["light", "dark"]
+QUIET = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 
 
 def find_chromium() -> str | None:
     """The browser: the variable CHROMIUM, else the system's."""
+    usual = ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
     named = os.environ.get("CHROMIUM")
-    candidates = (
-        [named] if named else ["/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"]
-    )
-    return next((path for name in candidates if (path := shutil.which(name))), None)
+    paths = map(shutil.which, [named] if named else usual)
+    return next(filter(None, paths), None)
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
+    """A running Chromium without a window."""
     with sync_playwright() as playwright:
         instance = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
         try:
@@ -39,14 +44,16 @@ def browser() -> Iterator[Browser]:
 
 
 class Handler(SimpleHTTPRequestHandler):
+    """Answers and says nothing."""
+
     def log_message(self, *arguments: object) -> None:
-        pass
+        """Print no line for each request."""
 
 
 class Server(ThreadingHTTPServer):
-    request_queue_size = (
-        128  # a page asks for many files at once; the default of 5 loses some on a busy computer
-    )
+    """A server for a page that asks for many files at once."""
+
+    request_queue_size = 128  # the default of 5 loses some on a busy computer
 
     def handle_error(self, *arguments: object) -> None:
         """A browser that closes a page while it loads is no error."""
@@ -67,8 +74,11 @@ def served(site: Path) -> Iterator[str]:
 
 
 @contextmanager
-def new_context(instance: Browser, viewport: dict, **options: object) -> Iterator[BrowserContext]:
-    context = instance.new_context(viewport=viewport, **options)
+def new_context(
+    instance: Browser, viewport: ViewportSize, color_scheme: Scheme = "light"
+) -> Iterator[BrowserContext]:
+    """A fresh profile with a window of this size."""
+    context = instance.new_context(viewport=viewport, color_scheme=color_scheme)
     context.set_default_timeout(30_000)
     try:
         yield context
@@ -77,8 +87,9 @@ def new_context(instance: Browser, viewport: dict, **options: object) -> Iterato
 
 
 def open_page(page: Page, address: str) -> None:
+    """Open a page and wait until its formulas and its letters are there."""
     page.goto(address, wait_until="load")
     page.wait_for_function("() => !window.MathJax || MathJax.startup?.promise", timeout=20_000)
     page.evaluate(
-        "async () => { if (window.MathJax) await MathJax.startup.promise; await document.fonts.ready; }"
+        "async () => { await window.MathJax?.startup.promise; await document.fonts.ready; }"
     )

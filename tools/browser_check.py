@@ -1,13 +1,12 @@
-"""Opens every page of the rendered book in a real browser and reports what a reader would stumble over.
+"""Opens every page of the rendered book in a browser; reports what a reader would stumble over.
 
     browser_check.py [SITE] [--screenshots DIR] [--wide]
 
-Each page is opened twice, from a local server and as a file, in a viewport as wide as a phone. The checks are listed
-in `page_findings` (one page), `dead_links` (all pages) and `book_findings` (search and dark mode). Exit status 1
-means that something was found, 2 that the check could not run.
+Each page is opened twice, from a local server and as a file, in a viewport as wide as a phone. The
+checks are listed in `page_findings` (one page), `dead_links` (all pages) and `book_findings`
+(search and dark mode). Exit status 1 means that something was found, 2 that the check could not
+run.
 """
-
-from __future__ import annotations
 
 import argparse
 import posixpath
@@ -18,18 +17,28 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, ViewportSize
 from playwright.sync_api import Error as PlaywrightError
 
-from tools.browser import browser, find_chromium, new_context, open_page, served
+from tools.browser import Scheme, browser, find_chromium, new_context, open_page, served
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_PAGE = (Path(__file__).parent / "browser_check.js").read_text(encoding="utf-8")
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
+LOOKS: dict[str, tuple[ViewportSize, Scheme]] = {
+    "desktop": (DESKTOP, "light"),
+    "phone": (PHONE, "light"),
+    "dark": (DESKTOP, "dark"),
+}
+# Nothing leaves this computer, not even for a page that asks for it.
+ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height
 
 
 class Finding(NamedTuple):
+    """What a reader would stumble over: on which page, opened how."""
+
     page: str
     how: str
     what: str
@@ -67,30 +76,40 @@ class Watch:
     """Collects what a page says and asks for while it is open."""
 
     def __init__(self, page: Page, base: str):
-        self.page, self.base, self.found, self.pending = page, base, [], 0
-        page.on(
-            "console",
-            lambda m: self.found.append(f"console error: {m.text}") if m.type == "error" else None,
-        )
+        self.page, self.base = page, base
+        self.found: list[str] = []
+        self.pending = 0
+        page.on("console", self.console)
         page.on("pageerror", lambda error: self.found.append(f"script error: {error}"))
         page.on("request", self.request)
         page.on("requestfinished", lambda _: self.done())
         page.on("requestfailed", lambda r: self.done(f"request failed: {r.url} ({r.failure})"))
-        page.on(
-            "response",
-            lambda r: self.found.append(f"answer {r.status}: {r.url}") if r.status >= 400 else None,
-        )
-        # Nothing leaves this computer, not even for a page that asks for it.
-        page.route(
-            re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])"), lambda route: route.abort()
-        )
+        page.on("response", self.response)
+        page.route(ELSEWHERE, lambda route: route.abort())
+
+    def console(self, message: ConsoleMessage) -> None:
+        """Note what the page prints as an error."""
+        if message.type == "error":
+            self.found.append(f"console error: {message.text}")
+
+    def request(self, request: Request) -> None:
+        """Count what is on its way, and note what comes from elsewhere."""
+        self.pending += 1
+        if not request.url.startswith((self.base, "data:", "blob:")):
+            self.found.append(f"external request: {request.url}")
+
+    def response(self, response: Response) -> None:
+        """Note what is not there."""
+        if response.status >= 400:
+            self.found.append(f"answer {response.status}: {response.url}")
 
     def done(self, trouble: str | None = None) -> None:
+        """One request less is on its way."""
         self.pending -= 1
         self.found += [trouble] if trouble else []
 
     def settle(self, patience_ms: int = 15_000) -> None:
-        """Wait until nothing has been on its way for a while; late errors arrive in that time too."""
+        """Wait until nothing has been on its way for a while; late errors arrive meanwhile too."""
         quiet = 0
         for _ in range(patience_ms // 100):
             quiet = 0 if self.pending > 0 else quiet + 1
@@ -98,11 +117,6 @@ class Watch:
                 return
             self.page.wait_for_timeout(100)
         self.found.append(f"still loading after {patience_ms / 1000:g} s")
-
-    def request(self, request: object) -> None:
-        self.pending += 1
-        if not request.url.startswith((self.base, "data:", "blob:")):
-            self.found.append(f"external request: {request.url}")
 
 
 def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
@@ -203,17 +217,17 @@ def visit_all(
 def book_findings(
     instance: Browser, base: str, how: str, first: str, term: str, patience_ms: float = 20_000
 ) -> list[Finding]:
+    """What is wrong with the book as a whole: its search, and its dark mode."""
     with new_context(instance, DESKTOP) as context:
         found = search_findings(context.new_page(), base, how, term, patience_ms)
         return found + dark_findings(context.new_page(), base, first, how)
 
 
 def take_screenshots(instance: Browser, site: Path, base: str, folder: Path) -> None:
-    """Each page as a desktop, a phone and a dark desktop show it, cut into slices of readable height."""
+    """Each page as a desktop, a phone and a dark desktop show it, in slices of readable height."""
     folder.mkdir(parents=True, exist_ok=True)
-    looks = {"desktop": (DESKTOP, "light"), "phone": (PHONE, "light"), "dark": (DESKTOP, "dark")}
-    for look, (viewport, scheme) in looks.items():
-        with new_context(instance, viewport, color_scheme=scheme) as context:
+    for look, (viewport, scheme) in LOOKS.items():
+        with new_context(instance, viewport, scheme) as context:
             page = context.new_page()
             for name in (name for name in pages(site) if not redirect(site / name)):
                 page.set_viewport_size(viewport)
@@ -223,20 +237,19 @@ def take_screenshots(instance: Browser, site: Path, base: str, folder: Path) -> 
                 page.set_viewport_size({"width": viewport["width"], "height": min(SLICE, height)})
                 for part, top in enumerate(range(0, height, SLICE), start=1):
                     page.evaluate(f"window.scrollTo(0, {top})")
-                    page.screenshot(
-                        path=folder / f"{name[:-5].replace('/', '-')}-{look}-{part}.png"
-                    )
+                    shot = f"{name[:-5].replace('/', '-')}-{look}-{part}.png"
+                    page.screenshot(path=folder / shot)
 
 
 def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
+    """Print a line for each page, then each finding once."""
     count = Counter(finding.page for finding in found)
     width = max(map(len, [*visits, *count, "page"]))
     print(f"{'page':<{width}}  formulas  scrolling  links  findings")
     for name in sorted({*visits, *count}):
         visit = visits.get(name, Visit([], [], set(), 0, []))
-        print(
-            f"{name:<{width}}  {visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}"
-        )
+        numbers = f"{visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}"
+        print(f"{name:<{width}}  {numbers}")
         if wide:
             print("".join(f"    scrolls on a phone: {text}\n" for text in visit.wide), end="")
     for page, what in dict.fromkeys((finding.page, finding.what) for finding in found):
@@ -247,6 +260,7 @@ def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
 
 
 def main() -> int:
+    """Do what the command line says; gives the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -273,7 +287,8 @@ def main() -> int:
         )
         return 2
     with browser() as instance, served(site) as address:
-        visits, found = {}, []
+        visits: dict[str, Visit] = {}
+        found: list[Finding] = []
         for how, base in (("file", site.as_uri() + "/"), ("served", address)):
             visits, new = visit_all(instance, site, base, how)
             found += new + book_findings(instance, base, how, pages(site)[0], arguments.search)

@@ -1,12 +1,10 @@
-"""The page of claims: write book/claims.md from the ledger book/claims.yml, and check the ledger for truth.
+"""The page of claims: writes book/claims.md from the ledger book/claims.yml, and checks the ledger.
 
     python -m tools.claims            write the page
     python -m tools.claims --check    write nothing
 
 Either way it fails where the ledger is not true, or where the page is not what the ledger says.
 """
-
-from __future__ import annotations
 
 import argparse
 import sys
@@ -27,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def section_link(section: str) -> str:
+    """The reference to a theorem, an equation or a section."""
     label = section.partition("#")[2]
     if is_statement(section) or label.startswith(("def-", "rem-")):
         return f"{{prf:ref}}`{label}`"
@@ -34,26 +33,28 @@ def section_link(section: str) -> str:
 
 
 def check_links(checks: tuple[str, ...]) -> str:
-    """Cells and tests, grouped by the file that holds them; a test's name is a sentence, and may wrap like one."""
+    """Cells and tests, grouped by file; a test's name is a sentence, and may wrap like one."""
     by_file: dict[str, list[str]] = {}
     for check in checks:
-        path, *names = check.split("::") if "::" in check else check.split("#")
-        name = (
-            f"*{names[-1].removeprefix('test_').replace('_', ' ')}*"
-            if "::" in check
-            else f"`{names[-1]}`"
-        )
+        if "::" in check:
+            path, *_, test = check.split("::")
+            name = f"*{test.removeprefix('test_').replace('_', ' ')}*"
+        else:
+            path, _, tag = check.partition("#")
+            name = f"`{tag}`"
         by_file.setdefault(path, []).append(name)
-    pages = {
-        path: f"{{doc}}`{path.removeprefix('book/').removesuffix('.ipynb')}`" for path in by_file
-    }
-    places = {
-        path: page if path.endswith(".ipynb") else f"`{path}`" for path, page in pages.items()
-    }
-    return "; ".join(f"{', '.join(names)} in {places[path]}" for path, names in by_file.items())
+    return "; ".join(f"{', '.join(names)} in {place(path)}" for path, names in by_file.items())
+
+
+def place(path: str) -> str:
+    """A chapter as a link, a file of tests by its name."""
+    if path.endswith(".ipynb"):
+        return f"{{doc}}`{path.removeprefix('book/').removesuffix('.ipynb')}`"
+    return f"`{path}`"
 
 
 def claim_link(claim: Claim) -> str:
+    """The reference to a claim's entry."""
     return f"{{ref}}`{claim.id} <claim-{claim.id.lower()}>`"
 
 
@@ -67,8 +68,8 @@ def entry(claim: Claim) -> str:
         "Checked by": check_links(claim.checks),
     }
     listed = "\n".join(f"- **{name}:** {text}" for name, text in items.items() if text)
-    target = f"(claim-{claim.id.lower()})="
-    return f"{target}\n### {claim.id}. {claim.title}\n\n*{claim.where}.* {claim.statement}\n\n{listed}\n"
+    heading = f"(claim-{claim.id.lower()})=\n### {claim.id}. {claim.title}"
+    return f"{heading}\n\n*{claim.where}.* {claim.statement}\n\n{listed}\n"
 
 
 def render(claims: list[Claim]) -> str:
@@ -96,14 +97,16 @@ INTRODUCTION = """\
 
 # The ledger of claims
 
-Every claim and experiment of {cite:t}`tirer2023perturbation` has an entry here: what it says, in our words,
-where this book derives it, which cell or test checks it, and what came out. A test compares this page with
-the book: each label, proof, cell and test named here exists, and each cell has been run. Cells are named by the
-tags that JupyterLab shows in its property inspector, tests by the names of their functions.
+Every claim and experiment of {cite:t}`tirer2023perturbation` has an entry here: what it says, in
+our words, where this book derives it, which cell or test checks it, and what came out. A test
+compares this page with the book: each label, proof, cell and test named here exists, and each cell
+has been run. Cells are named by the tags that JupyterLab shows in its property inspector, tests by
+the names of their functions.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Do what the command line says; gives the exit status."""
     parser = argparse.ArgumentParser(description="Write the page of claims, or check the ledger.")
     parser.add_argument(
         "--check", action="store_true", help="fail on a stale page or an untrue entry"

@@ -41,7 +41,7 @@ LANGUAGE_INFO = {
 # What JupyterLab and the executing program write into the metadata of cells.
 VOLATILE = ("execution", "ExecuteTime", "jp-MarkdownHeadingCollapsed")
 # One thread everywhere: sums are then taken in one order, whatever the number of cores.
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def notebooks() -> list[Path]:

@@ -1,4 +1,4 @@
-"""Copy the picture of the book's first page to assets/overview.svg, where README.md shows it.
+"""Copies the picture of the book's first page to assets/overview.svg, where README.md shows it.
 
 overview.py            write it
 overview.py --check    say whether it is current
@@ -24,4 +24,4 @@ def picture() -> str:
 if __name__ == "__main__":
     if "--check" in sys.argv:
         sys.exit(TARGET.read_text(encoding="utf-8") != picture())
-    TARGET.write_text(picture(), encoding="utf-8")
+    TARGET.write_text(picture(), encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""The check in a browser finds what a reader would stumble over: each small page here has one thing wrong with it."""
+"""The check in a browser finds what a reader would stumble over: each page here has one fault."""
 
 import shutil
 
@@ -10,11 +10,17 @@ from tools import browser_check as check
 pytestmark = pytest.mark.skipif(
     browser.find_chromium() is None, reason="no Chromium on this computer"
 )
-ETF = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle cx="4" cy="4" r="4"/></svg>'
-SOLUTION = """<div class="admonition solution dropdown toggle toggle-hidden"><p class="admonition-title">
-  <a href="#e">Solution</a><button class="toggle-button">open</button></p><p>Text</p></div><p id="e">x</p>"""
-OPENS = """<script>document.querySelector(".admonition-title").addEventListener("click", (event) => {
-  event.preventDefault(); event.currentTarget.parentElement.classList.toggle("toggle-hidden"); });</script>"""
+ETF = """<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">
+  <circle cx="4" cy="4" r="4"/></svg>"""
+SOLUTION = """<div class="admonition solution dropdown toggle toggle-hidden">
+  <p class="admonition-title"><a href="#e">Solution</a>
+    <button class="toggle-button">open</button></p>
+  <p>Text</p></div><p id="e">x</p>"""
+OPENS = """<script>
+  document.querySelector(".admonition-title").addEventListener("click", (event) => {
+    event.preventDefault();
+    event.currentTarget.parentElement.classList.toggle("toggle-hidden");
+  });</script>"""
 THROWS = OPENS.replace(
     "event.preventDefault()", "if (event.target.tagName === 'A') throw Error('no button')"
 )
@@ -34,7 +40,7 @@ BAD = {
         "external request: https://cdn",
     ),
     "external font": (
-        "<style>@font-face{font-family:f;src:url(https://a.org/f)} p{font-family:f}</style><p>x</p>",
+        "<style>@font-face{font-family:f;src:url(https://a.org/f)}p{font-family:f}</style><p>x</p>",
         "external request: https://a.org/f",
     ),
     "missing file": ("<script src='gone.js'></script>", "gone.js"),
@@ -70,8 +76,9 @@ BAD = {
     "solution throws": (SOLUTION + THROWS, "no button"),
     "dropdown without button": ("<div class='admonition dropdown'>Text</div>", "cannot be opened"),
 }
-GOOD = f"""<p id="here">It costs <code>$5</code>.</p><span class="math"></span><img src="a.svg" alt="a disc">
-  <div role="img" aria-label="a disc">{ETF}</div><a href="other.html#there">x</a><a href="#here">x</a>
+GOOD = f"""<p id="here">It costs <code>$5</code>.</p><span class="math"></span>
+  <img src="a.svg" alt="a disc"><div role="img" aria-label="a disc">{ETF}</div>
+  <a href="other.html#there">x</a><a href="#here">x</a>
   <div style="overflow-x:auto"><div style="width:500px">wide in its box</div></div>
   <a href="https://example.org/">only a link</a>{SOLUTION}{OPENS}{DRAWS}"""
 
@@ -163,8 +170,9 @@ def test_a_book_without_search_and_dark_mode_is_reported(instance, tmp_path):
 
 
 def test_dark_mode_has_to_change_the_page(instance, tmp_path):
-    button = """<button class="theme-switch-button" onclick="const d = document.documentElement.dataset;
-      d.theme = d.theme === 'dark' ? 'light' : 'dark'">mode</button>"""
+    button = """<button class="theme-switch-button" onclick="
+      const data = document.documentElement.dataset;
+      data.theme = data.theme === 'dark' ? 'light' : 'dark'">mode</button>"""
     site(tmp_path, page=button)
     with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
         (finding,) = check.dark_findings(context.new_page(), base, "page.html", "served")

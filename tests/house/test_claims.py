@@ -47,7 +47,7 @@ class TestTwo:
 def book(
     root: Path, claim: Claim = CLAIM, text: str = THEOREM + "\n\n" + PROVED, code: dict = CELL
 ):
-    """What the check finds in a small book with one chapter and one claim; the others are not yet in it."""
+    """What the check finds in a small book: one chapter, one claim, the others not yet in it."""
     prose = {
         "cell_type": "markdown",
         "metadata": {},

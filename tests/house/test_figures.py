@@ -115,7 +115,10 @@ def test_texts_styles_and_factors_agree_exactly(stored, fresh):
 
 
 def test_identifiers_made_from_a_hash_may_differ_when_they_link_the_same_parts():
-    drawing = '<path id="{0}" d="M 0 0"/><path id="{1}" d="M 9 9"/><use href="#{0}"/><g clip-path="url(#{1})"/>'
+    drawing = (
+        '<path id="{0}" d="M 0 0"/><path id="{1}" d="M 9 9"/>'
+        '<use href="#{0}"/><g clip-path="url(#{1})"/>'
+    )
     stored, fresh = (
         drawing.format("m0123456789", "p9876543210"),
         drawing.format("maaaaaaaaa1", "pbbbbbbbbb2"),
@@ -138,22 +141,22 @@ def test_what_counts_as_a_figure():
     assert not is_figure(HTML, "<table></table>") and not is_figure("text/plain", "<svg")
 
 
-# End to end: nbval, as `make test` calls it, on a small notebook ------------------------------------------------
+# ---- end to end: nbval, as `make test` calls it, on a small notebook ----
 
 SOURCES = [
     "import matplotlib.pyplot as plt\nfrom nclib import plotting\nplotting.style()",
     "fig, ax = plt.subplots(figsize=(3, 2))\nax.plot([0, 1], [0, 1]);",
     "from IPython.display import HTML\n"
     'HTML(\'<svg role="img" aria-label="a disc"><circle cx="40" r="30"/></svg>\')',
-    "from IPython.display import Image\nimport io\nfile = io.BytesIO()\nfig.savefig(file, format='png')\n"
-    "Image(file.getvalue())",
+    "from IPython.display import Image\nimport io\nfile = io.BytesIO()\n"
+    "fig.savefig(file, format='png')\nImage(file.getvalue())",
     "print(1 + 1)",
 ]
 
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A notebook with a drawing, a drawing inside HTML and a picture, executed as the book's are."""
+    """A notebook with a drawing, one inside HTML, and a picture, executed as the book's are."""
     path = tmp_path_factory.mktemp("notebook") / "small.ipynb"
     cells = [nbformat.v4.new_code_cell(source, id=f"cell-{k}") for k, source in enumerate(SOURCES)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
@@ -192,7 +195,7 @@ TAMPERED = {  # cell: type of its figure, what happens to the stored one, what n
 
 @pytest.fixture(scope="module")
 def report(executed, tmp_path_factory):
-    """What nbval says of the notebook as it is, and of one whose stored figures were changed, in the book's set-up."""
+    """What nbval says, in the book's set-up, of the notebook and of one with changed figures."""
     folder = tmp_path_factory.mktemp("compared")
     notebook = json.loads(executed)
     for cell, (mime, change, _) in TAMPERED.items():

@@ -1,4 +1,4 @@
-"""The notebooks are in the state in which they are shown and tested, and a reader on a phone can use them."""
+"""The notebooks are as they are shown and tested, and a reader on a phone can use them."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def first_line(cell):
 
 
 def texts(output):
-    """The text of an output as the page shows it: a stream, or plain text that has no better form."""
+    """The text of an output as the page shows it: a stream, or text that has no better form."""
     if output.output_type == "stream":
         return output.text
     data = output.get("data", {})

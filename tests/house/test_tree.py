@@ -85,7 +85,7 @@ def imported_modules(path):
 
 def part(module):
     """The part of the library that a module belongs to; the library's own face has none."""
-    return (module.split(".") + [""])[1]
+    return module.partition(".")[2].partition(".")[0]
 
 
 def place(module):

@@ -12,9 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def version() -> str:
     """The project's version, from the one place that states it."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "version"
-    ]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return settings["project"]["version"]
 
 
 def git(*arguments: str) -> str:
@@ -42,10 +41,12 @@ def edition() -> str:
 
 
 def put_on_pages(app: Sphinx, config: Config) -> None:
+    """Hand the version to Sphinx and the edition to the theme's footer."""
     config.version = config.release = version()
     config.html_theme_options["extra_footer"] = f'<p class="edition">{edition()}</p>'
 
 
 def setup(app: Sphinx) -> dict:
+    """Register with Sphinx."""
     app.connect("config-inited", put_on_pages)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Pages that ask no other host for anything: MathJax from a package, and no scripts for kernels on the web."""
+"""Pages that ask no other host for anything: MathJax from a package, no scripts for kernels."""
 
 from importlib.metadata import files
 from pathlib import Path
@@ -11,16 +11,17 @@ MATHJAX_PARTS = ("tex-chtml-full.js", "output/chtml/fonts")
 
 
 def mathjax_folder() -> Path:
-    """Where the package sphinx-mathjax-offline keeps MathJax; its folder's name is no module name."""
+    """Where the package sphinx-mathjax-offline keeps MathJax, in a folder that is no module."""
     for file in files("sphinx-mathjax-offline") or []:
         if file.name == MATHJAX_PARTS[0]:
-            return Path(file.locate()).parent
+            return Path(str(file.locate())).parent
     raise FileNotFoundError(
         f"the package sphinx-mathjax-offline holds no {MATHJAX_PARTS[0]}; run `make clean book`"
     )
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
+    """Put the parts of MathJax that the pages use beside them."""
     if exception is not None or app.builder.format != "html":
         return
     target = Path(app.outdir) / "_static" / "mathjax"
@@ -32,7 +33,7 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
 
 
 def drop_thebe(app: Sphinx) -> None:
-    """sphinx-thebe adds its script to every page, twice, although the book starts no kernel from a page."""
+    """Disconnect sphinx-thebe: it adds a script to every page, twice, but no page has a kernel."""
     for listeners in app.events.listeners.values():
         listeners[:] = [
             item for item in listeners if not item.handler.__module__.startswith("sphinx_thebe")
@@ -43,6 +44,7 @@ def drop_thebe(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict:
+    """Register with Sphinx."""
     app.connect("builder-inited", drop_thebe, priority=0)
     app.connect("build-finished", copy_mathjax)
     # Search results and pages with output but no formula of their own need MathJax too.
