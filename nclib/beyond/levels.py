@@ -115,7 +115,7 @@ def effective(lambda_W: float, decays: ArrayLike, pulls: ArrayLike) -> Model:
     Raises: ValueError: A number has the wrong sign, a shape or the symmetry is wrong, or a level is
         linked to no other.
 
-    Example:
+    Examples:
         >>> model = effective(0.1, [0, 0, 0.2], [1, 2, 2])
         >>> model.beta, model.lambda_H
         (0.5, 0.2)
@@ -139,7 +139,7 @@ def weights(decays: ArrayLike, pulls: ArrayLike) -> Weights:
     Raises:
         ValueError: As for `effective`.
 
-    Example:
+    Examples:
         >>> weights([0, 0, 0.2], [1, 2, 2])
         Weights(p=array([0.5 , 0.25, 0.  ]), q=array([0.5 , 0.75, 1.  ]))
     """
@@ -172,7 +172,7 @@ def minimize(
     Raises:
         ValueError: As for `effective`, or a class has no samples.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics(np.array([5, 5]), np.eye(2), 0.3 * np.eye(2))
         >>> levels = minimize(0.1, [0, 0], [1, 1], stats)
         >>> [round(float(np.trace(s.within)), 3) for s in levels.statistics]
@@ -213,7 +213,7 @@ def grow(
     Raises:
         ValueError: A number has the wrong sign, a shape is wrong, or a class has no samples.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics(np.array([5, 5]), np.eye(2), 0.3 * np.eye(2))
         >>> grown = grow(0.1, [0, 0], [1, 1], stats)
         >>> [round(float(np.trace(s.statistics.within)), 3) for s in grown]
@@ -250,7 +250,7 @@ def profile(lambda_W: float, decays: ArrayLike, pulls: ArrayLike, K: int, d: int
     Raises: ValueError: As for `effective`; d < K; or the equivalent model has c >= 1 or no decay,
         and no collapsed frame.
 
-    Example:
+    Examples:
         >>> profile(0.1, [0, 0.1], [1, 1], K=2, d=2).nc1
         array([0.44444444, 0.11111111])
     """
@@ -277,7 +277,7 @@ def grown_profile(lambda_W: float, decay: float, pulls: ArrayLike, K: int, d: in
     Raises:
         ValueError: A number has the wrong sign, a shape is wrong, d < K, or c >= 1.
 
-    Example:
+    Examples:
         >>> grown_profile(0.1, 0.1, [1, 1], K=2, d=2).nc1
         array([0.25  , 0.0625])
     """
