@@ -3,13 +3,15 @@
     python -m benchmarks.solver            about ten minutes, most of them spent by L-BFGS-B
     python -m benchmarks.solver --quick    under a minute, small sizes
 
-All start from (W*(H0), H0) and all are asked for a gradient of f that is TOLERANCE times the one there. Newton's method
-goes on to about 1e-14; that time is counted. Where the minimum of the first start is not certified, `minimize` tries
-others and computes a lower bound; "Newton, one start" leaves that out and does what one run of L-BFGS-B does.
+All start from (W*(H0), H0) and all are asked for a gradient of f that is TOLERANCE times the one
+there. Newton's method goes on to about 1e-14; that time is counted. Where the minimum of the first
+start is not certified, `minimize` tries others and computes a lower bound; "Newton, one start"
+leaves that out and does what one run of L-BFGS-B does.
 
-L-BFGS-B compares values of f, and values cannot tell two points apart once the gradient is at about 1e-7: with a
-smaller tolerance its line search fails first. It gets analytic gradients and runs in two versions: in the variables
-(W, H), and in (W, H / sqrt(n)), which balances the two blocks of the Hessian.
+L-BFGS-B compares values of f, and values cannot tell two points apart once the gradient is at about
+1e-7: with a smaller tolerance its line search fails first. It gets analytic gradients and runs in
+two versions: in the variables (W, H), and in (W, H / sqrt(n)), which balances the two blocks of the
+Hessian.
 """
 
 import argparse
@@ -23,9 +25,9 @@ from scipy import optimize
 from threadpoolctl import threadpool_limits
 
 from nclib import ClassStatistics, Model, minimize
-from nclib.foundations.minimize import ridge_start
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import ReducedProblem
+from nclib.foundations.search import ridge_start
 
 LAMBDA = 5e-3
 TOLERANCE = 1e-6
@@ -37,7 +39,7 @@ SPREAD, DISTANCE = (
 
 
 class Plain(NamedTuple):
-    """One run of L-BFGS-B: seconds, evaluations of f, f, gradient relative to the start, and whether it got there."""
+    """One run of L-BFGS-B; the gradient is relative to that at the start."""
 
     seconds: float
     evaluations: int
@@ -59,7 +61,8 @@ def draw_class(mean: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray
 class FullProblem:
     """f and its gradient as a function of one vector that holds W (K, d) and H / scale (N, d).
 
-    One multiplication of the features by a K x d matrix for the residual, one each for the two gradients.
+    One multiplication of the features by a K x d matrix for the residual, one each for the two
+    gradients.
     """
 
     def __init__(self, model: Model, features0: np.ndarray, labels: np.ndarray, scale: float):
@@ -93,7 +96,8 @@ class FullProblem:
         gradient_H += m.beta * moved
         gradient_H *= self.scale / N
         self.value = float(fit / (2 * N) + m.lambda_W * np.vdot(W, W) / (2 * self.K))
-        # The gradient in (W, H) itself, whatever the scale: the two versions are stopped by the same number.
+        # The gradient in (W, H) itself, whatever the scale: the two versions are stopped by the
+        # same number.
         self.norm = float(
             np.hypot(np.linalg.norm(gradient_W), np.linalg.norm(gradient_H) / self.scale)
         )
@@ -101,7 +105,7 @@ class FullProblem:
 
 
 def run_plain(problem: FullProblem, weights: np.ndarray, cap: float) -> Plain:
-    """L-BFGS-B from (weights, H0) until the gradient is small enough, the line search fails, or time is up."""
+    """L-BFGS-B from (weights, H0) until the gradient is small, it fails, or time is up."""
     z = problem.start(weights)
     first = (problem(z), problem.norm)[1]
     began = perf_counter()
@@ -155,7 +159,8 @@ def compare(K: int, d: int, n: int, beta: float, cap: float) -> None:
         f"{where}  {'minimize':16}  {ours:9.4f} {'':8} {full.norm / first:8.0e} {'1x':>9}  {note}"
     )
     print(
-        f"{where}  {'Newton, one start':16} {single:9.4f} {'':8} {'':8} {ratio_text(single / ours):>9}"
+        f"{where}  {'Newton, one start':16} {single:9.4f} {'':8} {'':8} "
+        f"{ratio_text(single / ours):>9}"
     )
     for name, scale in [("L-BFGS-B", 1.0), ("L-BFGS-B, scaled", float(np.sqrt(n)))]:
         plain = run_plain(FullProblem(model, features, labels, scale), weights, cap)
@@ -167,7 +172,8 @@ def compare(K: int, d: int, n: int, beta: float, cap: float) -> None:
                 if plain.seconds < cap
                 else f"; not in {cap:.0f} s"
             )
-        row = f"{name:16}  {plain.seconds:9.4f} {plain.evaluations:8} {plain.gradient:8.0e} {ratio:>9}"
+        row = f"{name:16}  {plain.seconds:9.4f} {plain.evaluations:8} {plain.gradient:8.0e}"
+        row += f" {ratio:>9}"
         print(f"{where}  {row}  {note}", flush=True)
 
 
@@ -176,7 +182,7 @@ def ratio_text(ratio: float) -> str:
 
 
 def statistics_by_blocks(means: np.ndarray, n: int, rng: np.random.Generator) -> ClassStatistics:
-    """Statistics of K n drawn samples, block by block and merged: at no time more than 5,000 samples in memory."""
+    """Statistics of K n drawn samples, merged from blocks: never more than 5,000 in memory."""
     K, total = len(means), None
     for k, mean in enumerate(means):
         for start in range(0, n, 5000):
@@ -187,11 +193,12 @@ def statistics_by_blocks(means: np.ndarray, n: int, rng: np.random.Generator) ->
 
 
 def statistics_by_law(means: np.ndarray, n: int, rng: np.random.Generator) -> ClassStatistics:
-    """Draw the statistics of K n such samples from their exact distribution, without drawing the samples.
+    """Draw the statistics of K n such samples from their exact law, not the samples.
 
-    The sample means are normal with covariance s^2 I / n. The scatter about them is independent of them and has the
-    Wishart distribution with N - K degrees of freedom, s^2 A A^T with A lower triangular, standard normal below the
-    diagonal and chi distributed on it (Bartlett's decomposition).
+    The sample means are normal with covariance s^2 I / n. The scatter about them is independent of
+    them and has the Wishart distribution with N - K degrees of freedom, s^2 A A^T with A lower
+    triangular, standard normal below the diagonal and chi distributed on it (Bartlett's
+    decomposition).
     """
     K, d = means.shape
     s, N = SPREAD / np.sqrt(d), K * n
@@ -220,7 +227,8 @@ def scaling(K: int, d: int, betas: list[float]) -> None:
             model = Model(LAMBDA, LAMBDA, beta)
             solution, seconds = best_of(partial(minimize, model, stats))
             print(
-                f"{K:3} {d:4} {n:8} {beta:4g}  {seconds:9.4f}  gradient {solution.gradient_norm:.0e}, "
+                f"{K:3} {d:4} {n:8} {beta:4g}  {seconds:9.4f}  "
+                f"gradient {solution.gradient_norm:.0e}, "
                 f"{'' if solution.certified else 'not '}certified; statistics {how} ({made:.2f} s)",
                 flush=True,
             )
@@ -237,7 +245,8 @@ def main() -> None:
     arguments = parser.parse_args()
     cap = arguments.cap or (10.0 if arguments.quick else 300.0)
     print(
-        f"lambda_W = lambda_H = {LAMBDA:g}; gradient: relative to that at (W*(H0), H0); ratio: time over ours\n"
+        f"lambda_W = lambda_H = {LAMBDA:g}; gradient: relative to that at (W*(H0), H0); "
+        "ratio: time over ours\n"
     )
     print("  K    d    n beta  method              seconds f calls  gradient     ratio  note")
     for K, d, n in SIZES[: 2 if arguments.quick else 3]:

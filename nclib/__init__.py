@@ -5,12 +5,15 @@ the first three can be imported from here. That needs NumPy, SciPy and threadpoo
 matplotlib, `nclib.perturbation.symbolic` SymPy, and `nclib.networks` torch: import them by name.
 """
 
+from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
-from nclib.foundations.minimize import Solution, Status, minimize, ridge_start
+from nclib.foundations.minimize import Solution, Status, minimize
 from nclib.foundations.model import Collapsed, Gradient, Model
-from nclib.foundations.newton import trust_region_newton
-from nclib.foundations.reduced import ReducedProblem
+from nclib.foundations.newton import Descent, trust_region_newton
+from nclib.foundations.reduced import Point, ReducedProblem
+from nclib.foundations.search import ridge_start
 from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.weight_solve import WeightSolve
 from nclib.measured.files import StoredStatistics, load_statistics, save_statistics
 from nclib.measured.fit import (
     Aligned,
@@ -81,15 +84,18 @@ __all__ = [
     "Comparison",
     "Contraction",
     "Curvature",
+    "Descent",
     "Eigenspace",
     "EigenspaceFamily",
     "Expansion",
+    "FeatureSolve",
     "Fit",
     "Gradient",
     "LargeBetaResponse",
     "Metrics",
     "Model",
     "OverSeeds",
+    "Point",
     "Prediction",
     "Ratio",
     "ReducedProblem",
@@ -102,6 +108,7 @@ __all__ = [
     "Status",
     "Step",
     "StoredStatistics",
+    "WeightSolve",
     "aligned",
     "attenuation",
     "baselines",

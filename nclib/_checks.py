@@ -3,6 +3,7 @@
 Every refusal is a sentence that names the argument, the condition and the value.
 """
 
+import math
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -210,6 +211,6 @@ def positive_integer(name: str, value: int) -> int:
 def _real(name: str, value: float) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a real number, not {type(value).__name__}.")
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, but {name} = {value}.")
     return float(value)

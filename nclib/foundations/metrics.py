@@ -87,7 +87,7 @@ def nc1(stats: ClassStatistics) -> float:
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics.from_features([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
         >>> round(nc1(stats), 12)
         0.125
@@ -114,7 +114,7 @@ def nc1_trace(stats: ClassStatistics) -> float:
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics.from_features([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
         >>> round(nc1_trace(stats), 12)
         0.25
@@ -142,7 +142,7 @@ def nc2(stats: ClassStatistics) -> float:
     Raises:
         ValueError: There is one class, a class has no samples, or all class means are equal.
 
-    Example:
+    Examples:
         Two classes always have the frame, three do not:
 
         >>> round(nc2(ClassStatistics.from_features([[0.0], [1.0], [2.0]], [0, 1, 2])), 3)
@@ -175,7 +175,7 @@ def nc3(stats: ClassStatistics, weights: ArrayLike) -> float:
         ValueError: There is one class, a class has no samples, all class means or all weights are
             equal, or the weights have the wrong shape or are not finite.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics.from_features([[-1.0], [1.0]], [0, 1])
         >>> round(nc3(stats, [[-5.0], [-2.0]]), 12), round(nc3(stats, [[1.0], [0.0]]), 12)
         (0.0, 2.0)
@@ -210,7 +210,7 @@ def nc4(
         ValueError: A shape is wrong, a label lies outside 0..K-1, a class has no samples, or an
             entry is not finite.
 
-    Example:
+    Examples:
         >>> nc4([[-1.0], [1.0], [3.0]], [0, 1, 1], weights=[[0.0], [1.0]], bias=[2.0, 0.0])
         0.3333333333333333
     """
@@ -245,7 +245,7 @@ def measure(
         TypeError: The arrays do not hold real numbers, or the labels are not integers.
         ValueError: As for the single metrics.
 
-    Example:
+    Examples:
         >>> m = measure([[-3.0], [-1.0], [1.0], [3.0]], [0, 0, 1, 1])
         >>> round(m.nc1, 12), round(m.nc1_trace, 12), m.nc3
         (0.125, 0.25, None)

@@ -53,7 +53,7 @@ class ClassStatistics:
         ValueError: The shapes do not fit together, a count is negative or all are zero, or an entry
             is not finite.
 
-    Example:
+    Examples:
         >>> ClassStatistics(np.array([5, 5]), np.eye(3, 2), np.eye(3))
         ClassStatistics(K=2, d=3, N=10)
     """
@@ -120,7 +120,7 @@ class ClassStatistics:
             ValueError: A shape is wrong, a label lies outside 0..K-1, an entry is NaN or infinite,
                 or ``num_classes`` is not given and a class has no samples.
 
-        Example:
+        Examples:
             >>> features = [[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]
             >>> ClassStatistics.from_features(features, [0, 0, 1]).means
             array([[2., 0.],
@@ -161,7 +161,7 @@ class ClassStatistics:
         Raises:
             ValueError: The two differ in the number of classes or in the dimension.
 
-        Example:
+        Examples:
             >>> one = ClassStatistics.from_features([[1.0], [2.0]], [0, 1], num_classes=2)
             >>> one.merge(ClassStatistics.from_features([[3.0]], [0], num_classes=2)).means
             array([[2., 2.]])

@@ -49,7 +49,7 @@ def class_means(features: np.ndarray, labels: np.ndarray, K: int | None = None) 
         ValueError: An entry of the features is NaN or infinite (any such entry shows in the sum of
             its class).
 
-    Example:
+    Examples:
         >>> class_means(np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 1])).means
         array([[2., 7.]])
     """
@@ -82,7 +82,7 @@ def residual_blocks(
         Residuals in float64, shape (rows, d), and labels, shape (rows,). The next block overwrites
         the array of the residuals.
 
-    Example:
+    Examples:
         >>> features, centers = np.array([[1.0], [3.0], [7.0]]), np.array([[2.0, 6.0]])
         >>> [R.ravel().tolist() for R, _ in residual_blocks(features, np.array([0, 0, 1]), centers)]
         [[-1.0, 1.0, 1.0]]
@@ -112,7 +112,7 @@ def centered(means: np.ndarray, low: np.ndarray) -> np.ndarray:
     Returns:
         An array of shape (d, K) whose columns have mean zero.
 
-    Example:
+    Examples:
         >>> centered(np.array([[1e16, 1e16]]), np.array([[0.25, 0.75]]))
         array([[-0.25,  0.25]])
     """
@@ -123,7 +123,7 @@ def centered(means: np.ndarray, low: np.ndarray) -> np.ndarray:
 def resolution(features: np.ndarray) -> float:
     """Machine epsilon of the type of the features.
 
-    Example:
+    Examples:
         >>> resolution(np.zeros(1, np.float32)) == 2**-23
         True
     """
@@ -135,7 +135,7 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     What was lost is exact where ``|a| >= |b|``, and elsewhere right up to the rounding of b.
 
-    Example:
+    Examples:
         >>> two_sum(np.array([1e16]), np.array([0.5]))
         (array([1.e+16]), array([0.5]))
     """

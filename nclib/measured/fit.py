@@ -23,17 +23,17 @@ from scipy import linalg, ndimage, optimize
 
 from nclib._checks import instance, positive
 from nclib.foundations.metrics import nc1, nc1_trace, nc2
-from nclib.foundations.minimize import (
-    GRADIENT_TOLERANCE,
-    Solution,
-    is_certified,
-    ridge_start,
-    search,
-    solution,
-)
+from nclib.foundations.minimize import Solution
 from nclib.foundations.model import Model
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import ReducedProblem
+from nclib.foundations.search import (
+    GRADIENT_TOLERANCE,
+    Found,
+    is_certified,
+    ridge_start,
+    search,
+)
 from nclib.foundations.statistics import ClassStatistics
 from nclib.foundations.streaming import EPS
 
@@ -232,12 +232,11 @@ def _solver(earlier: ClassStatistics) -> Callable[[float, float], Solution]:
 
     def solve(lambda_W: float, p: float) -> Solution:
         nonlocal W
-        model = Model(lambda_W, 0.0, p / lambda_W)
-        problem = ReducedProblem(model, start.basis, start.spread, start.means, start.shares)
+        problem = start.with_model(Model(lambda_W, 0.0, p / lambda_W))
         point, steps = trust_region_newton(problem, W, GRADIENT_TOLERANCE / 10)
-        found = (point, point.value, steps) if is_certified(point) else search(problem, 200)
-        W = found[0].W
-        return solution(model, earlier, problem, *found)
+        found = Found(point, point.value, steps) if is_certified(point) else search(problem)
+        W = found.point.W
+        return Solution.from_point(problem, earlier, found)
 
     return solve
 

@@ -3,11 +3,11 @@ r"""The curvature of the reduced problem at a minimizer: the one linear system b
 At a stationary point, in the notation of ``nclib.foundations.reduced`` and with J the residual moment,
 
 .. math::
-    \mathcal A[X] = \nabla^2\varphi(W)[X] = LXT + \lambda_W X - JXG^{-1} + AX^\top R + RX^\top A,
+    \mathcal A[X] = \nabla^2\varphi(W)[X] = \Gamma XT + \lambda_W X - JXG^{-1} + WG^{-1}X^\top R + RX^\top WG^{-1},
     \qquad R = D\bar H^\top - WT = \lambda_W W .
 
 The rows of W lie in a space V of at most K dimensions. Outside V the operator is
-:math:`X \mapsto LXT + (\lambda_W I - J/b)X`, which the eigenvectors of two small problems make diagonal.
+:math:`X \mapsto \Gamma XT + (\lambda_W I - J/b)X`, which the eigenvectors of two small problems make diagonal.
 Its Schur complement leaves a system with at most K^2 unknowns. The operator is positive definite, up to
 rounding, exactly when both are.
 """
@@ -57,7 +57,7 @@ class Curvature:
         r"""First-order change of the weights, (K, d), when the statistics of H0 change.
 
         .. math::
-            \mathcal A[dW] = \beta\left(L D\,d\bar H_0^\top - A\,d\bar H_0\,DW - \beta A\,dS_0\right)G^{-1}
+            \mathcal A[dW] = \beta\left(\Gamma D\,d\bar H_0^\top - WG^{-1}d\bar H_0\,DW - \beta WG^{-1}dS_0\right)G^{-1}
 
         Args:
             d_means: change of the class means, (d, K).
@@ -79,21 +79,25 @@ class Curvature:
             )
         basis, point, beta = self.problem.basis, self.point, self.problem.model.beta
         DdM = (basis.T @ dM) * self.problem.shares
-        R = point.L @ DdM.T - point.A @ DdM @ point.W - beta * (point.A @ basis.T @ dS @ basis)
-        return self._solve(beta * point.apply_G_inverse(R)) @ basis.T
+        R = (
+            point.solve.Gamma @ DdM.T
+            - point.solve.WG @ DdM @ point.W
+            - beta * (point.solve.WG @ basis.T @ dS @ basis)
+        )
+        return self._solve(beta * point.solve.right(R)) @ basis.T
 
     def _factor(self, point: Point):
         K, d = point.W.shape
         r = min(K, d)
         # T = H H^T / n-bar in a basis whose first r vectors span V.
         T = (point.means * self.problem.shares) @ point.means.T
-        T += point.apply_G_inverse(point.apply_G_inverse(np.diag(point.V)).T)
+        T += point.solve.right(point.solve.right(np.diag(point.scatter)).T)
         Q = linalg.qr(point.W.T)[0]
         T = Q.T @ T @ Q
-        # C^T L C = I and C^T (lambda_W I - J/b) C = diag(e): in these, and the eigenvectors U of T outside V,
+        # C^T Gamma C = I and C^T (lambda_W I - J/b) C = diag(e): in these, and the eigenvectors U of T outside V,
         # the operator there is diagonal.
-        slack = self.problem.model.lambda_W * np.eye(K) - point.residual / self.problem.b
-        e, self.C = linalg.eigh(slack, point.L)
+        slack = self.problem.model.lambda_W * np.eye(K) - point.residual_moment / self.problem.b
+        e, self.C = linalg.eigh(slack, point.solve.Gamma)
         t, U = linalg.eigh(T[r:, r:]) if d > r else (np.zeros(0), np.zeros((0, 0)))
         self.inside, self.outside = Q[:, :r], Q[:, r:] @ U
         self.diagonal = e[:, None] + t
@@ -105,13 +109,13 @@ class Curvature:
     def _schur_complement(self, point: Point, T11):
         """The operator on V with the rest eliminated, (Kr, Kr), in the coordinates C^{-1} X V."""
         C, K, r, lambda_W = self.C, len(self.C), len(T11), self.problem.model.lambda_W
-        W, A = point.W @ self.inside, point.A @ self.inside
-        R = C.T @ (point.DM - point.WT) @ self.inside
+        W, A = point.W @ self.inside, point.solve.WG @ self.inside
+        R = C.T @ (point.label_moment - point.output_moment) @ self.inside
         blocks = [T11 - (self.link / row) @ self.link.T for row in self.diagonal]
         S = linalg.block_diag(*blocks).reshape(K, r, K, r)
         S += np.einsum("ij,ab->iajb", lambda_W * C.T @ C, np.eye(r))
         S -= np.einsum(
-            "ij,ab->iajb", C.T @ point.residual @ C, (np.eye(r) - W.T @ A) / self.problem.b
+            "ij,ab->iajb", C.T @ point.residual_moment @ C, (np.eye(r) - W.T @ A) / self.problem.b
         )
         S += np.einsum("ib,ja->iajb", C.T @ A, R) + np.einsum("ib,ja->iajb", R, C.T @ A)
         return S.reshape(K * r, K * r)

@@ -1,4 +1,4 @@
-"""The perturbed model written out on full matrices, and its derivatives by automatic differentiation."""
+"""The perturbed model written out on full matrices; derivatives by automatic differentiation."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from nclib.workbench import Problem, random_problem  # noqa: F401, handed on
 
 
 def dense_objective(model: Model, W, H, H0, Y):
-    """f(W, H; H0) term by term; W (K, d), H and H0 (d, N), Y (K, N); NumPy arrays or torch tensors alike."""
+    """f(W, H; H0) term by term; W (K, d), H and H0 (d, N), Y (K, N); NumPy or torch."""
     K, N = Y.shape
     fit = ((W @ H - Y) ** 2).sum() / (2 * N)
     decay = model.lambda_W / (2 * K) * (W**2).sum() + model.lambda_H / (2 * N) * (H**2).sum()
@@ -28,7 +28,7 @@ def dense_reduced(model: Model, W, H0, Y):
 
 
 def reduced_hessian(problem: Problem, W) -> np.ndarray:
-    """Hessian (Kd, Kd) of W -> K min_H f at W, by automatic differentiation of the solve over all columns."""
+    """Hessian (Kd, Kd) of W -> K min_H f at W, by differentiating the solve over all columns."""
     model, H0 = problem.model, torch.tensor(problem.features.T)
     Y = torch.tensor(one_hot(problem.labels, W.shape[0]))
     b = model.lambda_H + model.beta

@@ -1,4 +1,6 @@
-"""The model on full matrices: objective, gradients, the optimal weights and the collapsed minimizers."""
+"""The model on full matrices: objective, gradients, optimal weights, collapsed minimizers."""
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from nclib import ClassStatistics, Model, minimize
 from tests.foundations.oracle_model import dense_objective, one_hot, random_problem
 
+SHARED = np.arange(12) % 3
 SIZES = [(3, 5, 4), (4, 4, 2), (2, 3, 1), (3, 2, 6), (1, 2, 3)]
 
 
@@ -27,6 +30,16 @@ def test_objective_and_gradient_are_those_of_the_formula(K, d, n, beta):
     gradient = model.gradient(W, H, y, H0)
     np.testing.assert_allclose(gradient.weights, w.grad.numpy(), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(gradient.features, h.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.float32, np.float16, Fraction])
+def test_parameters_are_floats_whatever_was_given(kind):
+    """Integer types overflow in products and squares; Python's floats do not."""
+    model, plain = Model(kind(1), kind(0), kind(100)), Model(1.0, 0.0, 100.0)
+    assert model == plain
+    assert {type(x) for x in (model.lambda_W, model.lambda_H, model.beta)} == {float}
+    stats = ClassStatistics.from_features(np.random.default_rng(0).normal(size=(12, 4)), SHARED)
+    assert minimize(model, stats).objective == minimize(plain, stats).objective
 
 
 def test_without_pull_the_input_features_do_not_matter():
@@ -96,7 +109,7 @@ def test_derived_parameters_are_those_of_the_notation():
         (lambda: Model(float("nan"), 1.0), "lambda_W"),
         (lambda: Model(1.0, float("inf")), "lambda_H"),
         (lambda: Model(2.0, 0.5).rho, "c < 1"),
-        (lambda: Model(2.0, 0.0).rho, "lambda_H is 0"),
+        (lambda: Model(2.0, 0.0).rho, "but lambda_H = 0"),
         (lambda: Model(0.1, 0.1).collapsed(4, 3), "d >= K"),
         (lambda: Model(0.1, 0.1).collapsed(2, 3, np.ones((3, 2))), "not orthonormal"),
         (lambda: Model(0.1, 0.1).collapsed(2, 3, np.eye(3)), "frame must have shape"),
@@ -111,9 +124,9 @@ def test_bad_arrays_get_a_sentence():
     model, H, y = random_problem(8)
     W = np.zeros((3, 5))
     for arguments, words in [
-        ((W[:, :4], H, y, H), "weights have shape"),
-        ((W, H, y), "features0 is missing"),
-        ((W, H, y, H[:-1]), "must agree"),
+        ((W[:, :4], H, y, H), "weights must have shape"),
+        ((W, H, y), "features0 must be given"),
+        ((W, H, y, H[:-1]), "features0 must have the shape"),
         ((W, H, y + 1, H), "label 3"),
         ((W, H, y[:-1], H), "labels must have shape"),
         ((W, np.where(H > 0, H, np.nan), y, H), "features must be finite"),

@@ -1,4 +1,4 @@
-"""The reduced problem against the full one, and the minimizer against optimality conditions and plain optimisers."""
+"""The reduced problem against the full one; the minimizer against theory and plain optimizers."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def reduced(problem):
 
 
 def full_relative_gradient(solution, problem):
-    """Norm of the gradient of f in W and in H on all columns, each relative to the data terms in it; the larger."""
+    """Norm of the gradient of f in W or H, each relative to its data terms; the larger one."""
     W, y, model = solution.weights, problem.labels, problem.model
     H, N = solution.features(problem.features, y), len(y)
     gradient = model.gradient(W, H, y, problem.features)
@@ -64,7 +64,7 @@ def test_residual_moment_is_that_of_the_columns():
     r = reduced(problem)
     _, H = dense_reduced(problem.model, W, problem.features.T, one_hot(problem.labels, 3))
     E = W @ H - one_hot(problem.labels, 3)
-    np.testing.assert_allclose(r.at(W @ r.basis).residual, E @ E.T / 4, rtol=1e-12)
+    np.testing.assert_allclose(r.at(W @ r.basis).residual_moment, E @ E.T / 4, rtol=1e-12)
 
 
 @settings(max_examples=60)
@@ -95,7 +95,7 @@ def test_minimizer_is_stationary_on_all_columns(seed, K, d, n, log_beta, log_W, 
 @given(
     seed=st.integers(0, 10**6), K=st.integers(2, 3), d=st.integers(1, 5), log_beta=st.floats(-2, 3)
 )
-def test_certified_minimum_is_not_beaten_by_a_plain_optimiser(seed, K, d, log_beta):
+def test_certified_minimum_is_not_beaten_by_a_plain_optimizer(seed, K, d, log_beta):
     problem = random_problem(seed, K, d, 3, beta=10**log_beta)
     model, H0, y = problem
     solution = minimize(model, problem.statistics)
@@ -152,7 +152,7 @@ def scalar_problem(h0=1.0, beta=0.05):
 
 
 def test_two_minima_and_the_certificate_tells_them_apart():
-    """K = d = n = 1 with small beta: the minimum on the far side of zero is stationary and not certified."""
+    """K = d = n = 1, small beta: the minimum beyond zero is stationary and not certified."""
     model, stats = scalar_problem()
     problem = ReducedProblem.from_statistics(model, stats)
     near, _ = trust_region_newton(problem, np.array([[1.0]]))
@@ -186,7 +186,7 @@ def test_below_the_threshold_zero_features_have_an_orbit_of_minimizers():
 
 
 def test_an_uncertified_minimum_is_reported_as_such():
-    """Within-class noise in every direction: one minimum, certificate violated, the lower bound strictly below."""
+    """Within-class noise in every direction: one minimum, not certified, lower bound below it."""
     y = np.zeros(4, dtype=int)
     stats = ClassStatistics.from_features(np.array([[3.0], [-2.0], [2.0], [-1.0]]), y)
     solution = minimize(Model(0.1, 0.02, 0.5), stats)
@@ -231,7 +231,7 @@ def test_iteration_limit_is_reported():
 def test_bad_input_gets_a_sentence():
     problem = random_problem(12)
     solution = minimize(problem.model, problem.statistics)
-    with pytest.raises(ValueError, match="lambda_H \\+ beta is 0"):
+    with pytest.raises(ValueError, match=r"lambda_H \+ beta = 0"):
         minimize(Model(0.1, 0.0, 0.0), problem.statistics)
     with pytest.raises(ValueError, match="class 1 has no samples"):
         minimize(problem.model, ClassStatistics(np.array([2, 0]), np.ones((1, 2)), np.eye(1)))
