@@ -39,8 +39,8 @@ book: .venv/installed  ## render the book to _build/html (warnings are errors)
 	@$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "The book is ready. Open $(CURDIR)/_build/html/index.html"
 
-test: .venv/installed  ## library tests, and every notebook run anew and compared with what it stores
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env tests book
+test: .venv/installed  ## library tests and examples, and every notebook run anew and compared with what it stores
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env
 
 notebooks: .venv/installed  ## execute all notebooks in place
 	@$(BIN)/python tools/notebooks.py run --jobs $(JOBS)

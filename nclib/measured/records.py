@@ -328,7 +328,7 @@ class Result(_Record, frozen=True, kw_only=True):
             >>> result.probes(epoch=-1)["nc1_trace"].round(2)
             array([1.6 , 0.33, 0.09, 0.04, 0.02, 0.01])
             >>> result.probes("layer 6")["epoch"]
-            array([ 0,  5, 30])
+            array([ 0,  5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60])
         """
         names, epochs = self.layers.layer, self.layers.epoch
         if layer is not None and layer not in names:
