@@ -128,6 +128,17 @@ def test_pins_lie_within_the_ranges():
     ] == []
 
 
+def test_text_has_the_line_ends_of_unix_in_every_checkout():
+    rules = (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    assert "* text=auto eol=lf" in rules
+    folders = ("book", "nclib", "tests", "tools", "benchmarks", "assets")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    kinds = {".py", ".md", ".ipynb", ".json", ".yml", ".css", ".js", ".svg", ".toml", ".bib"}
+    texts = [path for path in files if path.suffix in kinds]
+    assert len(texts) > 100
+    assert [str(path) for path in texts if b"\r" in path.read_bytes()] == []
+
+
 def test_commands_in_the_texts_exist():
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     pages = [p for p in (ROOT / "book").rglob("*") if p.suffix in (".md", ".ipynb")]
