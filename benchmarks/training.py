@@ -1,18 +1,22 @@
-"""Our training against plain PyTorch loops, in images per second, and our probe against features and pinv.
+"""Our training against plain PyTorch loops, in images per second, and our probe against features
+and pinv.
 
     python -m benchmarks.training [--quick] [--device auto|cpu|cuda]
 
-The same network, images, batch size, SGD and loss for all; random images, so no data set is needed. On a GPU the
-network is the full ResNet-18 and there are 50,000 images, on a CPU both are small. The plain loops are
+The same network, images, batch size, SGD and loss for all; random images, so no data set is needed.
+On a GPU the network is the full ResNet-18 and there are 50,000 images, on a CPU both are small. The
+plain loops are
 
-* "image by image": a data set that turns each image from bytes into a standardized float32 tensor when asked for it,
-  behind a DataLoader, with the loss read after every step, as in many a training script;
+* "image by image": a data set that turns each image from bytes into a standardized float32 tensor
+  when asked for it, behind a DataLoader, with the loss read after every step, as in many a training
+  script;
 * "TensorDataset": all images made float32 beforehand, behind a DataLoader;
-* "on the device": float32 images that lie on the device, batches by index, nothing read within an epoch; on a GPU also
-  bfloat16 and channels last. The best that we know without going beyond plain PyTorch.
+* "on the device": float32 images that lie on the device, batches by index, nothing read within an
+  epoch; on a GPU also bfloat16 and channels last. The best that we know without going beyond plain
+  PyTorch.
 
-Times are medians over interleaved rounds and ratios are medians of the ratios within a round, so that a busy computer
-disturbs all alike. One epoch of each comes first and is not counted.
+Times are medians over interleaved rounds and ratios are medians of the ratios within a round, so
+that a busy computer disturbs all alike. One epoch of each comes first and is not counted.
 """
 
 import argparse
@@ -50,7 +54,8 @@ class Images(Dataset):
 
 
 def loader(dataset: Dataset, batch_size: int, device: torch.device) -> DataLoader:
-    """On a GPU with processes that fetch ahead into pinned memory; on a CPU they would only share the cores."""
+    """On a GPU with processes that fetch ahead into pinned memory; on a CPU they would only share
+    the cores."""
     on_gpu = device.type == "cuda"
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     return DataLoader(
@@ -67,7 +72,8 @@ def plain_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[], Iterator], device: torch.device,
     *, fast: bool,
 ) -> None:  # fmt: skip
-    """One epoch as it is usually written; `fast` reads nothing back and computes in bfloat16 on a GPU."""
+    """One epoch as it is usually written; `fast` reads nothing back and computes in bfloat16 on a
+    GPU."""
     network.train()
     total = 0.0
     for x, y in batches():
@@ -122,7 +128,8 @@ def by_probe(network: nn.Module, samples: Samples) -> list[float]:
 
 
 def by_features(network: nn.Module, samples: Samples) -> list[float]:
-    """NC1 of all layers from all features on the device, with d x d covariances and a pseudoinverse in float32."""
+    """NC1 of all layers from all features on the device, with d x d covariances and a pseudoinverse
+    in float32."""
     points, y = network.points, samples.labels
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in points}
     with recording(points) as outputs, evaluating(network):

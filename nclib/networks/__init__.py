@@ -5,9 +5,10 @@ from nclib.networks.data.formats import ImageData
 from nclib.networks.data.load import DataMissing, available, digits, load
 from nclib.networks.mlp import MLP, hidden_features, last_weights
 from nclib.networks.probes import Probe, disagreement, features, probe
+from nclib.networks.recipe import Recipe, half_square
 from nclib.networks.resnet import ResNet18
 from nclib.networks.samples import Samples
-from nclib.networks.training import History, Recipe, Trainer, half_square, train
+from nclib.networks.training import History, Trainer, train
 
 __all__ = [
     "MLP",

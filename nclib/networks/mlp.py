@@ -9,23 +9,30 @@ from torch import nn
 
 
 class MLP(nn.Module):
-    """Linear maps of given widths with a ReLU after each but the last; the outputs are the K scores.
+    """Linear maps of given widths with a ReLU after each but the last; the outputs are the K
+    scores.
 
-    Weights are drawn as PyTorch draws them by default, uniformly within one over the square root of the
-    fan-in, from a generator of their own: the same seed gives the same network whatever was drawn before.
+    Weights are drawn as PyTorch draws them by default, uniformly within one over the square root of
+    the fan-in, from a generator of their own: the same seed gives the same network whatever was
+    drawn before.
 
     Args:
-        widths: input dimension, widths of the hidden layers, number of classes; say (64, 100, 100, 10).
-        last_bias: whether the last layer has a bias.
-        seed: seed of the initial weights.
-        dtype: floating-point type of the parameters.
+        widths: Input dimension, widths of the hidden layers, number of classes; say
+            (64, 100, 100, 10).
+        last_bias: Whether the last layer has a bias.
+        seed: Seed of the initial weights.
+        dtype: Floating-point type of the parameters.
 
     Attributes:
-        layers: the hidden layers, each a linear map with its ReLU.
-        last: the last layer, whose weight is W of shape (K, d).
+        layers: The hidden layers, each a linear map with its ReLU.
+        last: The last layer, whose weight is W of shape (K, d).
 
     Raises:
-        ValueError: if there is no hidden layer or a width is not positive.
+        ValueError: There is no hidden layer, or a width is not positive.
+
+    >>> from nclib.networks import MLP
+    >>> list(MLP((64, 100, 100, 10)).points)
+    ['layer 1', 'layer 2']
     """
 
     def __init__(
@@ -38,16 +45,20 @@ class MLP(nn.Module):
     ):
         super().__init__()
         if len(widths) < 3 or min(widths) < 1:
-            raise ValueError(f"widths must be at least three positive integers, not {widths}.")
+            raise ValueError(
+                f"widths must be at least three positive integers, but they are {widths}."
+            )
         *hidden, last = pairwise(widths)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(*pair, dtype=dtype), nn.ReLU()) for pair in hidden
         )
         self.last = nn.Linear(*last, bias=last_bias, dtype=dtype)
         generator = torch.Generator().manual_seed(seed)
-        for layer in [*(linear for linear, _ in self.layers), self.last]:
+        linear_maps = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        for layer in linear_maps:
             for parameter in layer.parameters():
-                # Drawn in float64 and rounded, so that a float32 network starts from the same weights.
+                # Drawn in float64 and rounded, so that a float32 network starts from the same
+                # weights.
                 draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                 with torch.no_grad():
                     parameter.copy_((2 * draw - 1) / layer.in_features**0.5)
@@ -59,9 +70,11 @@ class MLP(nn.Module):
 
     def hidden(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The outputs of the hidden layers, first to last, each of shape (N, width)."""
-        outputs, x = [], x.flatten(1)
+        outputs = []
+        x = x.flatten(1)
         for layer in self.layers:
-            outputs.append(x := layer(x))
+            x = layer(x)
+            outputs.append(x)
         return outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,11 +86,15 @@ def hidden_features(network: MLP, features: np.ndarray) -> list[np.ndarray]:
     """The hidden layers' outputs for the rows of an array, first layer to last.
 
     Args:
-        network: the network.
-        features: inputs (N, D).
+        network: The network.
+        features: Inputs (N, D).
 
     Returns:
         One array (N, width) per hidden layer, in the network's own floating-point type.
+
+    >>> from nclib.networks import MLP, digits, hidden_features
+    >>> [h.shape for h in hidden_features(MLP((64, 20, 30, 10)), digits(5)[0])]
+    [(50, 20), (50, 30)]
     """
     with torch.no_grad():
         x = torch.as_tensor(features, dtype=network.last.weight.dtype)
@@ -85,5 +102,13 @@ def hidden_features(network: MLP, features: np.ndarray) -> list[np.ndarray]:
 
 
 def last_weights(network: nn.Module) -> np.ndarray:
-    """A copy of the last layer's weights W, shape (K, d)."""
-    return network.last.weight.detach().cpu().numpy().copy()
+    """A copy of the last layer's weights W, shape (K, d).
+
+    Args:
+        network: A network that names its last layer ``last``.
+
+    >>> from nclib.networks import MLP, last_weights
+    >>> last_weights(MLP((64, 20, 10))).shape
+    (10, 20)
+    """
+    return network.get_parameter("last.weight").detach().cpu().numpy().copy()

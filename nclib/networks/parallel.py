@@ -1,6 +1,8 @@
-"""Several processes, one training run: what differs from a single process, and nothing where there is only one.
+"""Several processes, one training run: what differs from a single process, and nothing where there
+is only one.
 
-Start the program under ``torchrun``; each process then takes its share of every batch and of every class.
+Start the program under ``torchrun``; each process then takes its share of every batch and of every
+class.
 """
 
 import os
@@ -42,10 +44,11 @@ def rank() -> int:
 
 
 def wrap(network: nn.Module) -> nn.Module:
-    """A module whose gradients are averaged over the processes; the network itself if there is only one.
+    """A module whose gradients are averaged over the processes; the network itself if there is only
+    one.
 
-    Batch normalization uses the statistics of all processes on GPUs; on CPUs, where PyTorch does not offer it, each
-    process's own.
+    Batch normalization uses the statistics of all processes on GPUs; on CPUs, where PyTorch does
+    not offer it, each process's own.
     """
     if world() == 1:
         return network

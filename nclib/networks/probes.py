@@ -1,8 +1,10 @@
-"""Class statistics of a network's layers over a whole data set, streamed: no array of all features is kept."""
+"""Class statistics of a network's layers over a whole data set, streamed: no array of all features
+is kept.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +16,11 @@ from nclib.networks.samples import Samples
 
 
 class Probe(NamedTuple):
-    """What one pass over the samples shows: statistics of the layers by name, scores (N, K) and labels (N,).
+    """What one pass over the samples shows: statistics of the layers by name, scores (N, K) and
+    labels (N,).
 
-    Under several processes the statistics are those of all samples, scores and labels of this process's share.
+    Under several processes the statistics are those of all samples, scores and labels of this
+    process's share.
     """
 
     statistics: dict[str, ClassStatistics]
@@ -31,15 +35,19 @@ def probe(
     *,
     batch_size: int = 500,
 ) -> Probe:
-    r"""Class statistics of the outputs of some layers, and the scores, in one pass over the samples.
+    r"""Class statistics of the outputs of some layers, and the scores, in one pass over the
+    samples.
 
-    Outputs (B, channels, height, width) are averaged over the positions. The network runs in its own floating-point
-    type, in evaluation mode; all sums are in float64 on the device. A batch holds samples of one class and enters as
-    its mean and its scatter about that mean, which are merged into those of the class (Chan, Golub and LeVeque, 1983),
+    Outputs (B, channels, height, width) are averaged over the positions. The network runs in its
+    own floating-point type, in evaluation mode; all sums are in float64 on the device. A batch
+    holds samples of one class and enters as its mean and its scatter about that mean, which are
+    merged into those of the class (Chan, Golub and LeVeque, 1983),
 
-    .. math:: S \leftarrow S + S_b + \frac{n\,n_b}{n + n_b} \delta\delta^\top, \qquad \delta = m_b - m,
+    .. math:: S \leftarrow S + S_b + \frac{n\,n_b}{n + n_b} \delta\delta^\top, \qquad \delta = m_b -
+    m,
 
-    so that a large mean costs no digits. Under several processes each takes its share of every class.
+    so that a large mean costs no digits. Under several processes each takes its share of every
+    class.
 
     Args:
         network: the network.
@@ -48,9 +56,10 @@ def probe(
         batch_size: samples per batch at most.
 
     Returns:
-        Statistics in d dimensions for each name, with the network's type as their resolution; scores and labels.
+        Statistics in d dimensions for each name, with the network's type as their resolution;
+        scores and labels.
     """
-    points = network.points if points is None else points
+    points = points_of(network) if points is None else points
     sums = {name: _Sums(samples.K, samples.device) for name in points}
     scores, labels = [], []
     with recording(points) as outputs, evaluating(network):
@@ -72,10 +81,11 @@ def disagreement(
     *,
     batch_size: int = 500,
 ) -> dict[str, float]:
-    """NC4 of each layer: how often the nearest class mean of its features disagrees with the network's decision.
+    """NC4 of each layer: how often the nearest class mean of its features disagrees with the
+    network's decision.
 
-    For the last features this is NC4 as ``nclib.nc4`` defines it. In the other layers the decision is still that of the
-    whole network.
+    For the last features this is NC4 as ``nclib.nc4`` defines it. In the other layers the decision
+    is still that of the whole network.
 
     Args:
         network: the network.
@@ -87,7 +97,7 @@ def disagreement(
     Returns:
         A share between 0 and 1 for each name.
     """
-    points = network.points if points is None else points
+    points = points_of(network) if points is None else points
     centers = {}
     for name in points:
         means = torch.as_tensor(statistics[name].means, device=samples.device)
@@ -99,7 +109,8 @@ def disagreement(
         for _, x, _ in _batches(samples, batch_size):
             decision = network(x).argmax(1)
             for i, (name, (origin, M, half)) in enumerate(centers.items()):
-                # |h - m_k|^2 up to |h|^2, about the middle of the means, so that a common offset costs no digits.
+                # |h - m_k|^2 up to |h|^2, about the middle of the means, so that a common offset
+                # costs no digits.
                 nearest = (half - M.T @ (pooled(outputs[name]).double().T - origin)).argmin(0)
                 count[i] += (nearest != decision).sum()
     return dict(zip(points, (parallel.total(count).double() / len(samples)).tolist(), strict=True))
@@ -108,7 +119,9 @@ def disagreement(
 def features(
     network: nn.Module, samples: Samples, point: nn.Module, *, batch_size: int = 500
 ) -> np.ndarray:
-    """All outputs (N, d) of one layer as an array, pooled as ``probe`` pools them; one process only."""
+    """All outputs (N, d) of one layer as an array, pooled as ``probe`` pools them; one process
+    only.
+    """
     with recording({"": point}) as outputs, evaluating(network):
         parts = []
         for index in torch.arange(len(samples), device=samples.device).split(batch_size):
@@ -159,6 +172,12 @@ def _batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, torch.Ten
         share = members[parallel.rank() :: parallel.world()]
         for index in share.split(batch_size) if len(share) else ():
             yield k, samples.inputs(index), samples.labels[index]
+
+
+def points_of(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that a network of the book offers for measuring, by name."""
+    points: Any = network.points
+    return dict(points)
 
 
 def pooled(h: torch.Tensor) -> torch.Tensor:

@@ -7,42 +7,57 @@ from torch import nn
 class Block(nn.Module):
     """Two 3 x 3 convolutions with batch normalization, added to their input: relu(F(x) + S(x)).
 
-    The shortcut S is the identity where the shapes agree, else a 1 x 1 convolution with batch normalization.
+    The shortcut S is the identity where the shapes agree, else a 1 x 1 convolution with batch
+    normalization.
     """
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__()
         self.residual = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
-        )  # fmt: skip
-        self.shortcut = nn.Identity()
+            nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum of residual and shortcut, without its negative part."""
         return torch.relu(self.residual(x) + self.shortcut(x))
 
 
 class ResNet18(nn.Module):
-    """The 18-layer residual network of He et al. (2016) with the stem that is usual for 32 x 32 images.
+    """The 18-layer residual network of He et al. (2016) with the stem that is usual for 32 x 32
+    images.
 
-    The stem is one 3 x 3 convolution of stride 1 without pooling. Four stages of two blocks follow, with widths
-    w, 2w, 4w and 8w; each stage but the first halves the image. The mean over the positions that are left gives the
-    features, d = 8w of them. Parameters are initialized as PyTorch does by default.
+    The stem is one 3 x 3 convolution of stride 1 without pooling. Four stages of two blocks follow,
+    with widths w, 2w, 4w and 8w; each stage but the first halves the image. The mean over the
+    positions that are left gives the features, d = 8w of them. Parameters are initialized as
+    PyTorch does by default.
 
     Args:
-        classes: number of classes K.
-        width: channels w of the first stage; 64 in the original.
-        channels: channels of the images.
-        last_bias: whether the last layer has a bias.
-        seed: seed of the initial weights; the global generator is left as it was.
+        classes: Number of classes K.
+        width: Channels w of the first stage; 64 in the original.
+        channels: Channels of the images.
+        last_bias: Whether the last layer has a bias.
+        seed: Seed of the initial weights; the global generator is left as it was.
 
     Attributes:
-        stem, blocks: the feature mapping.
-        last: the last layer, whose weight is W of shape (K, 8w).
+        stem: The first convolution.
+        blocks: The rest of the feature mapping.
+        last: The last layer, whose weight is W of shape (K, 8w).
+
+    Raises:
+        ValueError: A number is not positive.
+
+    >>> from nclib.networks import ResNet18
+    >>> sum(p.numel() for p in ResNet18(width=8).parameters())
+    176392
     """
 
     def __init__(
@@ -57,7 +72,8 @@ class ResNet18(nn.Module):
         super().__init__()
         if min(classes, width, channels) < 1:
             raise ValueError(
-                f"classes, width and channels must be positive, not {classes}, {width}, {channels}."
+                "classes, width and channels must be positive, but they are "
+                f"{classes}, {width}, {channels}."
             )
         plan = [
             (w * width, stride)

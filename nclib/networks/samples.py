@@ -1,7 +1,8 @@
-"""Labelled samples that live on a device and are turned into network inputs batch by batch."""
+"""Labeled samples that live on a device and are turned into network inputs batch by batch."""
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.nn.functional import pad
 
 from nclib import _checks
@@ -10,25 +11,34 @@ from nclib import _checks
 class Samples:
     """Images as bytes, or features as they are, with their labels, on one device.
 
-    Bytes are standardized when a batch is read: each channel has mean zero and variance one over all samples.
+    Bytes are standardized when a batch is read: each channel has mean zero and variance one over
+    all samples.
 
     Args:
-        values: images (N, channels, height, width) of type uint8, or floating-point features (N, D).
-        labels: integers (N,) in 0..K-1.
-        device: where the samples live.
-        dtype: floating-point type of the inputs.
+        values: Images (N, channels, height, width) of type uint8, or floating-point features
+            (N, D).
+        labels: Integers (N,) in 0..K-1.
+        device: Where the samples live.
+        dtype: Floating-point type of the inputs.
 
     Attributes:
-        classes: which samples each class holds, one index tensor per class.
+        values: The samples as they were given, on the device.
+        labels: Their labels, on the device.
+        classes: Which samples each class holds, one index tensor per class.
 
     Raises:
-        ValueError: if the lengths differ or a class has no samples.
+        ValueError: The lengths differ, a class has no samples, or a channel of the images is
+            constant.
+
+    >>> from nclib.networks import Samples, digits
+    >>> Samples(*digits(10))
+    Samples(N=100, K=10, 64, cpu)
     """
 
     def __init__(
         self,
         values: np.ndarray,
-        labels: np.ndarray,
+        labels: ArrayLike,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -42,19 +52,28 @@ class Samples:
             for k in range(labels.max() + 1)
         ]
         if self.are_images:
-            bytes_ = np.arange(256)
-            shares = [
-                np.bincount(values[:, c].ravel(), minlength=256) for c in range(values.shape[1])
-            ]
-            mean = np.array([np.average(bytes_, weights=share) for share in shares])
-            variance = [
-                np.average((bytes_ - m) ** 2, weights=share)
-                for m, share in zip(mean, shares, strict=True)
-            ]
-            self.mean = torch.as_tensor(mean, dtype=dtype, device=device)[:, None, None]
-            self.scale = torch.as_tensor(np.array(variance) ** -0.5, dtype=dtype, device=device)[
-                :, None, None
-            ]
+            self._standardize(values)
+
+    def _standardize(self, values: np.ndarray) -> None:
+        """Find mean and standard deviation of each channel from the counts of its 256 values."""
+        levels = np.arange(256)
+        mean, variance = np.empty(values.shape[1]), np.empty(values.shape[1])
+        for c in range(values.shape[1]):
+            counts = np.bincount(values[:, c].ravel(), minlength=256)
+            mean[c] = np.average(levels, weights=counts)
+            variance[c] = np.average((levels - mean[c]) ** 2, weights=counts)
+        if not variance.all():
+            c = int(np.argmin(variance))
+            raise ValueError(
+                f"channel {c} of the images is constant (every value is {mean[c]:.0f}), so it "
+                "cannot be standardized; leave it out."
+            )
+        self.mean = torch.as_tensor(mean).to(self.device, self.dtype)[:, None, None]
+        self.scale = torch.as_tensor(variance**-0.5).to(self.device, self.dtype)[:, None, None]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.values.shape[1:]))
+        return f"Samples(N={len(self)}, K={self.K}, {shape}, {self.device})"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,7 +97,8 @@ class Samples:
     def layout(self) -> torch.memory_format:
         """How images lie in memory: channels last on a GPU, where that is fastest.
 
-        Not on a CPU, where PyTorch 2.13's convolutions of fewer than eight channels write past their memory so.
+        Not on a CPU, where PyTorch 2.13's convolutions of fewer than eight channels write past
+        their memory so.
         """
         return (
             torch.channels_last
@@ -92,8 +112,8 @@ class Samples:
         """Network inputs of some samples.
 
         Args:
-            index: which samples, integers (B,) or a slice.
-            moves: how to move each image, integers (B, 3) as ``random_moves`` draws them.
+            index: Which samples, integers (B,) or a slice.
+            moves: How to move each image, integers (B, 3) as ``random_moves`` draws them.
         """
         x = self.values[index]
         if moves is not None:
@@ -105,18 +125,21 @@ class Samples:
 
 
 def random_moves(count: int, generator: torch.Generator, reach: int = 4) -> torch.Tensor:
-    """Shifts down and right by up to ``reach`` pixels, and whether to mirror: integers (count, 3)."""
+    """Shifts down and right by up to ``reach`` pixels, and whether to mirror: integers (count,
+    3).
+    """
     shifts = torch.randint(-reach, reach + 1, (count, 2), generator=generator)
     return torch.cat([shifts, torch.randint(2, (count, 1), generator=generator)], dim=1)
 
 
 def moved(images: torch.Tensor, moves: torch.Tensor, reach: int = 4) -> torch.Tensor:
-    """Shift each image over a black border, then mirror it left to right where its last entry says so.
+    """Shift each image over a black border, then mirror it left to right where its last entry says
+    so.
 
     Args:
-        images: (B, channels, height, width).
-        moves: integers (B, 3) as ``random_moves`` draws them.
-        reach: width of the border, the longest shift.
+        images: Shape (B, channels, height, width).
+        moves: Integers (B, 3) as ``random_moves`` draws them.
+        reach: Width of the border, the longest shift.
     """
     B, channels, height, width = images.shape
     device = images.device

@@ -7,18 +7,33 @@ import pytest
 
 from nclib.measured.records import config_hash
 from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
-from nclib.networks.training import Recipe
+from nclib.networks.recipe import Recipe
 
 EVERYTHING = [(experiment, scale) for experiment in EXPERIMENTS for scale in SCALES]
 # Another value for every setting of a run and of its recipe.
 OTHER = {
-    "dataset": "mnist", "network": "mlp", "width": 3, "depth": 7, "last_bias": True, "per_class": 2, "grown": True,
-    "measure_every": 9, "layers_every": 3, "keep_statistics": True,
-}  # fmt: skip
+    "dataset": "mnist",
+    "network": "mlp",
+    "width": 3,
+    "depth": 7,
+    "last_bias": True,
+    "per_class": 2,
+    "grown": True,
+    "measure_every": 9,
+    "layers_every": 3,
+    "keep_statistics": True,
+}
 OTHER_RECIPE = {
-    "epochs": 9, "learning_rate": 0.3, "loss": "cross-entropy", "momentum": 0.1, "weight_decay": 0.2,
-    "last_weight_decay": 0.1, "batch_size": 4, "drops": (5,), "augment": True,
-}  # fmt: skip
+    "epochs": 9,
+    "learning_rate": 0.3,
+    "loss": "cross-entropy",
+    "momentum": 0.1,
+    "weight_decay": 0.2,
+    "last_weight_decay": 0.1,
+    "batch_size": 4,
+    "drops": (5,),
+    "augment": True,
+}
 PLAIN = Run(
     "e", "n", "smoke", 0, "digits", "resnet18", 2, Recipe(epochs=4, learning_rate=0.1, drops=(2, 3))
 )
@@ -68,9 +83,12 @@ def test_every_setting_counts():
 def test_weight_decays_are_multiples_of_the_baseline(scale):
     found = {run.name: run for run in runs("weight-decay", scale)}
     multiples = {
-        "baseline": (1, 1), "last-double": (1, 2), "last-zero": (1, 0), "features-double": (2, 1),
+        "baseline": (1, 1),
+        "last-double": (1, 2),
+        "last-zero": (1, 0),
+        "features-double": (2, 1),
         "features-zero": (0, 1),
-    }  # fmt: skip
+    }
     assert set(found) == {f"{loss}-{name}" for loss in ("mse", "ce") for name in multiples}
     for short, loss, bias in (("mse", "mse", False), ("ce", "cross-entropy", True)):
         baseline = found[f"{short}-baseline"]
@@ -113,8 +131,11 @@ def test_the_paper_s_schedule_at_full_scale():
 def test_layer_by_layer_at_full_scale():
     found = runs("layerwise", "full")
     assert {run.dataset for run in found} == {"cifar10", "mnist"}
-    assert all((run.network, run.grown, run.depth, run.stages, run.per_class) == ("mlp", True, 10, 10, None)
-               for run in found)  # fmt: skip
+    assert all(
+        (run.network, run.grown, run.depth, run.stages, run.per_class)
+        == ("mlp", True, 10, 10, None)
+        for run in found
+    )
 
 
 def test_both_networks_end_to_end():

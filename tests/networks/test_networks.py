@@ -62,7 +62,7 @@ def test_digits_are_balanced_ordered_and_scaled():
 
 @pytest.mark.parametrize("per_class", [0, -1, 175])
 def test_digits_refuses_what_the_data_cannot_give(per_class):
-    with pytest.raises(ValueError, match=f"between 1 and 174.*got {per_class}"):
+    with pytest.raises(ValueError, match=f"between 1 and 174.*it is {per_class}"):
         digits(per_class)
 
 
@@ -147,7 +147,8 @@ def test_batches_cover_the_data_once_per_epoch(data):
             return super().forward(x)
 
     train(Spy(WIDTHS), x, y, epochs=2, learning_rate=0.0, batch_size=5)
-    # Per epoch three batches, and the whole set once for the record; the record of epoch 0 comes first.
+    # Per epoch three batches, and the whole set once for the record; the record of epoch 0 comes
+    # first.
     assert [len(batch) for batch in seen] == [12] + [5, 5, 2, 12] * 2
     for epoch in (seen[1:4], seen[5:8]):
         together = torch.cat(epoch).numpy()

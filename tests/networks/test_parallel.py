@@ -1,4 +1,5 @@
-"""Two processes under torchrun find what one finds: statistics, training curves, and a run from the command line."""
+"""Two processes under torchrun find what one finds: statistics, training curves, and a run from the
+command line."""
 
 import json
 import os
@@ -14,15 +15,18 @@ from nclib.measured.records import Result
 from nclib.networks import MLP, Samples, Trainer, __main__, disagreement, parallel, probe
 from nclib.networks.__main__ import main
 from nclib.networks.experiments import runner as program
-from nclib.networks.training import Recipe
+from nclib.networks.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (7, 12, 1, 5)  # odd sizes, and a class that one process has nothing of
-# Losses, types, and batch sizes: 25 samples leave a last batch of 4 of them, or of 1 and a process without a share.
+# Losses, types, and batch sizes: 25 samples leave a last batch of 4 of them, or of 1 and a process
+# without a share.
 CASES = {
     f"{loss} {dtype} {size}": (loss, getattr(torch, dtype), size)
-    for loss in ("mse", "cross-entropy") for dtype in ("float32", "float64") for size in (7, 8)
-}  # fmt: skip
+    for loss in ("mse", "cross-entropy")
+    for dtype in ("float32", "float64")
+    for size in (7, 8)
+}
 COMMAND = [
     "run",
     "end-to-end",
@@ -37,7 +41,8 @@ COMMAND = [
 
 
 def train_and_probe(loss, dtype, batch_size):
-    """Training curve, parameters, statistics of every layer before and after, disagreement, and the own share."""
+    """Training curve, parameters, statistics of every layer before and after, disagreement, and the
+    own share."""
     rng = np.random.default_rng(5)
     labels = rng.permutation(np.repeat(np.arange(4), COUNTS))
     x = rng.standard_normal((25, 6)) + 3 * rng.standard_normal((4, 6))[labels]
@@ -67,9 +72,10 @@ def train_and_probe(loss, dtype, batch_size):
         "own": np.bincount(own, minlength=4),
     } | {
         f"{when} {layer} {name}": getattr(stats, name)
-        for when, found in (("first", first), ("last", last)) for layer, stats in found.items()
+        for when, found in (("first", first), ("last", last))
+        for layer, stats in found.items()
         for name in ("counts", "means", "within")
-    }  # fmt: skip
+    }
 
 
 def work(folder):
@@ -108,9 +114,15 @@ def two(tmp_path_factory):
         folder,
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
     try:
         output, _ = process.communicate(timeout=240)
     finally:

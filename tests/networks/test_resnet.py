@@ -10,7 +10,8 @@ from nclib.networks.probes import recording
 
 
 def test_the_original_width_has_the_known_number_of_parameters():
-    # 11,173,962 is the count that is always quoted for ResNet-18 on CIFAR-10: the last layer has a bias there.
+    # 11,173,962 is the count that is always quoted for ResNet-18 on CIFAR-10: the last layer has a
+    # bias there.
     assert sum(p.numel() for p in ResNet18(last_bias=True).parameters()) == 11_173_962
 
 

@@ -1,4 +1,5 @@
-"""Runs: what they write is what a plain computation finds, and a killed one goes on as if nothing had happened."""
+"""Runs: what they write is what a plain computation finds, and a killed one goes on as if nothing
+had happened."""
 
 import json
 import re
@@ -23,22 +24,42 @@ from nclib.measured.summary import load_all
 from nclib.networks import MLP, ResNet18, Samples, Trainer, __main__, load
 from nclib.networks.__main__ import main, state
 from nclib.networks.experiments import runner as program
-from nclib.networks.experiments.runner import Journey, commit, metrics
+from nclib.networks.experiments.runner import Runner, commit, metrics
 from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
-from nclib.networks.training import Recipe
+from nclib.networks.recipe import Recipe
 
 RECIPE = Recipe(epochs=4, learning_rate=0.05, batch_size=7, weight_decay=1e-3, drops=(2,))
 ORDINARY = Run(
-    "end-to-end", "net", "smoke", 0, "digits", "resnet18", 1, replace(RECIPE, augment=True), per_class=3,
-    layers_every=2, keep_statistics=True,
-)  # fmt: skip
+    "end-to-end",
+    "net",
+    "smoke",
+    0,
+    "digits",
+    "resnet18",
+    1,
+    replace(RECIPE, augment=True),
+    per_class=3,
+    layers_every=2,
+    keep_statistics=True,
+)
 GROWN = Run(
-    "layerwise", "net", "smoke", 2, "digits", "mlp", 12, RECIPE, depth=3, last_bias=True, grown=True, per_class=5,
-)  # fmt: skip
+    "layerwise",
+    "net",
+    "smoke",
+    2,
+    "digits",
+    "mlp",
+    12,
+    RECIPE,
+    depth=3,
+    last_bias=True,
+    grown=True,
+    per_class=5,
+)
 KINDS = {"ordinary": ORDINARY, "grown": GROWN}
 
 
-# ---- helpers -----------------------------------------------------------------------------------------------------
+# ---- helpers
 
 
 def plain_metrics(h, labels, weights):
@@ -50,10 +71,11 @@ def plain_metrics(h, labels, weights):
     G, simplex = M.T @ M, np.eye(K) - 1 / K
     W = np.asarray(weights, dtype=float) - np.mean(weights, axis=0, dtype=float)
     return {
-        "nc1": np.trace(within @ inverse.T @ inverse), "nc1_trace": np.trace(within) * K / np.sum(M**2),
+        "nc1": np.trace(within @ inverse.T @ inverse),
+        "nc1_trace": np.trace(within) * K / np.sum(M**2),
         "nc2": np.linalg.norm(G / np.linalg.norm(G) - simplex / np.sqrt(K - 1)),
         "nc3": np.linalg.norm(W.T / np.linalg.norm(W) - M / np.linalg.norm(M)),
-    }  # fmt: skip
+    }
 
 
 def plain_nc4(h, labels, decision):
@@ -142,7 +164,7 @@ def whole(tmp_path_factory):
     """Folders of runs that nothing interrupted."""
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     for kind, folder in folders.items():
-        assert Journey(KINDS[kind], folder).go().complete
+        assert Runner(KINDS[kind], folder).run().complete
     return folders
 
 
@@ -154,7 +176,7 @@ def smoke(tmp_path_factory):
     return folder
 
 
-# ---- what is written ---------------------------------------------------------------------------------------------
+# ---- what is written
 
 
 def test_an_experiment_from_the_command_line(smoke):
@@ -270,10 +292,14 @@ def assert_statistics_agree(folder, run, layers):
             "dim": stats.d,
         }
         assert {key: row[key] for key in again} == pytest.approx(again, rel=1e-11)
-        assert stats.N == found.data.samples and stats.balanced
+        assert found.data.samples == stats.N and stats.balanced
         assert note == {
-            "network": run.name, "layer": layer, "data": found.data.source, "seed": run.seed, "epoch": row["epoch"]
-        }  # fmt: skip
+            "network": run.name,
+            "layer": layer,
+            "data": found.data.source,
+            "seed": run.seed,
+            "epoch": row["epoch"],
+        }
 
 
 def test_statistics_that_are_kept(smoke, whole):
@@ -286,20 +312,36 @@ def test_statistics_that_are_kept(smoke, whole):
 
 def test_statistics_are_kept_only_where_wanted(tmp_path):
     run = replace(GROWN, keep_statistics=True, depth=2, recipe=replace(RECIPE, epochs=1))
-    Journey(replace(run, seed=1), tmp_path).go()  # only those of seed 0
-    Journey(replace(run, seed=0, keep_statistics=False), tmp_path).go()
+    Runner(replace(run, seed=1), tmp_path).run()  # only those of seed 0
+    Runner(replace(run, seed=0, keep_statistics=False), tmp_path).run()
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == [
-        "net-seed0.json", "net-seed0.pt", "net-seed1.json", "net-seed1.pt"
-    ]  # fmt: skip
-    Journey(replace(run, seed=0), tmp_path / "kept").go()
+        "net-seed0.json",
+        "net-seed0.pt",
+        "net-seed1.json",
+        "net-seed1.pt",
+    ]
+    Runner(replace(run, seed=0), tmp_path / "kept").run()
     assert_statistics_agree(tmp_path / "kept", replace(run, seed=0), ["layer 1", "layer 2"])
+
+
+def test_statistics_are_kept_once_at_the_end(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(
+        program,
+        "save_statistics",
+        lambda path, stats, note: kept.append((path.name, note["epoch"])),
+    )
+    run = replace(ORDINARY, network="mlp", width=12, depth=2)
+    found = Runner(run, tmp_path).run()
+    assert found.layers["epoch"] == [0, 0, 2, 2, 4, 4]
+    assert kept == [("net-seed0-layer1.npz", 4), ("net-seed0-layer2.npz", 4)]
 
 
 def test_measures_only_now_and_then(tmp_path):
     run = replace(
         ORDINARY, network="mlp", width=12, measure_every=4, recipe=replace(RECIPE, epochs=10)
     )
-    found = Journey(replace(run, layers_every=None), tmp_path).go()
+    found = Runner(replace(run, layers_every=None), tmp_path).run()
     assert [n for n, loss in enumerate(found.epochs["loss"]) if loss is None] == [6, 7, 9]
     assert [n for n, value in enumerate(found.epochs["nc1"]) if value is None] == [6, 7, 9]
     assert found.layers["epoch"] == [10] and None not in found.epochs["batch_error"][1:]
@@ -307,7 +349,7 @@ def test_measures_only_now_and_then(tmp_path):
 
 def test_what_is_complete_is_left_alone(smoke, monkeypatch, capsys):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in smoke.rglob("*.*")}
-    monkeypatch.setattr(__main__, "Journey", None)
+    monkeypatch.setattr(__main__, "Runner", None)
     assert main(["run", "end-to-end", "--out", str(smoke), "--device", "cpu"]) == 0
     assert {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in smoke.rglob("*.*")
@@ -315,7 +357,7 @@ def test_what_is_complete_is_left_alone(smoke, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-# ---- growth ------------------------------------------------------------------------------------------------------
+# ---- growth
 
 
 def test_every_stage_sees_the_frozen_layer_before_it(whole):
@@ -357,15 +399,15 @@ def test_every_stage_sees_the_frozen_layer_before_it(whole):
 
 def test_frozen_layers_stay_as_they_are(whole, tmp_path):
     seen = []
-    journey = Journey(GROWN, tmp_path, save_every=0)
-    journey.go(on_epoch=lambda epoch: seen.append(checkpoint(tmp_path, GROWN)["frozen"]))
+    runner = Runner(GROWN, tmp_path, save_every=0)
+    runner.run(on_epoch=lambda epoch: seen.append(checkpoint(tmp_path, GROWN)["frozen"]))
     final = checkpoint(whole["grown"], GROWN)["frozen"]
     assert [len(frozen) for frozen in seen] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert all(equal(frozen, final[: len(frozen)]) for frozen in seen)
     assert_same_files(tmp_path, whole["grown"])
 
 
-# ---- stopping and going on ---------------------------------------------------------------------------------------
+# ---- stopping and going on
 
 
 @pytest.fixture
@@ -421,14 +463,14 @@ DRIVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 from nclib.networks.experiments.settings import Run
-from nclib.networks.experiments.runner import Journey
-from nclib.networks.training import Recipe
+from nclib.networks.experiments.runner import Runner
+from nclib.networks.recipe import Recipe
 for run in {runs!r}:
-    journey = Journey(run, sys.argv[1], save_every=0)
+    runner = Runner(run, sys.argv[1], save_every=0)
     if not (child := os.fork()):
-        journey.go()
+        runner.run()
         os._exit(0)
-    while not journey.path.exists() and os.waitpid(child, os.WNOHANG) == (0, 0):
+    while not runner.path.exists() and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.1))
     os.kill(child, signal.SIGKILL)
@@ -454,9 +496,9 @@ def test_killed_runs_go_on_to_the_last_bit(tmp_path):
         assert done - part.epochs["epoch"][-1] in (0, 1) and not part.complete
         assert state(run, killed) == f"epoch {part.epochs['epoch'][-1]} of {total}"
         seen = []
-        assert Journey(run, killed).go(on_epoch=seen.append).complete
+        assert Runner(run, killed).run(on_epoch=seen.append).complete
         assert seen == list(range(done + 1, total + 1))
-        Journey(run, tmp_path / "whole").go()
+        Runner(run, tmp_path / "whole").run()
     for draft in killed.rglob(".*.tmp"):  # what a kill in the midst of writing leaves
         draft.unlink()
     assert_same_files(killed, tmp_path / "whole")
@@ -476,13 +518,13 @@ def test_a_kill_between_checkpoint_and_results(kind, which, whole, tmp_path, mon
 
     monkeypatch.setattr(Result, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        Journey(run, tmp_path, save_every=0).go()
+        Runner(run, tmp_path, save_every=0).run()
     if which == 1:
         assert state(run, tmp_path) == "missing"
     else:
         assert not result(tmp_path, run).complete
     seen = []
-    assert Journey(run, tmp_path).go(on_epoch=seen.append).complete
+    assert Runner(run, tmp_path).run(on_epoch=seen.append).complete
     assert seen == list(range(which % (count + 1) + 1, count))  # nothing is done twice
     assert_same_files(tmp_path, whole[kind])
 
@@ -493,7 +535,7 @@ def test_a_folder_without_checkpoints_begins_anew(whole, tmp_path):
     changed = replace(GROWN, per_class=4)
     assert state(changed, tmp_path) == "other settings"
     assert (
-        Journey(changed, tmp_path).go().data.samples == 40
+        Runner(changed, tmp_path).run().data.samples == 40
         and state(changed, tmp_path) == "complete"
     )
 
@@ -503,7 +545,7 @@ def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, monkeypatch,
     other = replace(ORDINARY, recipe=replace(ORDINARY.recipe, weight_decay=0.0))
     sentence = "net-seed0.pt belongs to other settings; remove it to begin anew."
     with pytest.raises(ValueError, match=sentence):
-        Journey(other, tmp_path).go()
+        Runner(other, tmp_path).run()
     monkeypatch.setitem(EXPERIMENTS, "end-to-end", lambda scale: [other])
     assert main(["run", "end-to-end", "--out", str(tmp_path), "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
@@ -511,7 +553,7 @@ def test_a_checkpoint_of_other_settings_is_refused(whole, tmp_path, monkeypatch,
     assert_same_files(tmp_path, whole["ordinary"])
 
 
-# ---- the rest of the command line --------------------------------------------------------------------------------
+# ---- the rest of the command line
 
 
 def test_status(smoke, tmp_path, capsys):
@@ -564,7 +606,7 @@ def test_failures_are_one_sentence_and_a_status(tmp_path, monkeypatch, capsys):
     assert error.value.code == 2 and "invalid choice: 'depth'" in capsys.readouterr().err
 
 
-# ---- provenance and metrics --------------------------------------------------------------------------------------
+# ---- provenance and metrics
 
 
 def test_the_commit_is_that_of_unchanged_files_only(tmp_path, monkeypatch):
@@ -600,6 +642,11 @@ def test_the_commit_is_that_of_unchanged_files_only(tmp_path, monkeypatch):
         assert now() == head and len(head) == 40
         (tmp_path / "results.json").write_text("{}")  # outside of the library
         assert now() == head
+        git("add", ".")
+        git("commit", "-q", "-m", "results")
+        (tmp_path / "results.json").write_text("[]")
+        head = git("rev-parse", "HEAD").strip()
+        assert now() == head  # a file outside of the library has changed, although git knows it
         source.write_text("x = 1\n")
         assert commit() == head and now() is None  # what runs was loaded before
         git("commit", "-q", "-a", "-m", "two")

@@ -73,3 +73,12 @@ def test_moves_enter_the_inputs(images):
     x, still = samples.inputs(torch.tensor([5]), moves), samples.inputs(torch.tensor([5]))
     assert torch.equal(x[..., 1:, :], still[..., :-1, :])
     assert torch.allclose(x[..., 0, :], (-samples.mean * samples.scale)[..., 0].expand(3, 5))
+
+
+@pytest.mark.parametrize(("channel", "value"), [(0, 0), (1, 7), (2, 255)])
+def test_a_constant_channel_is_refused_by_its_number(images, channel, value):
+    images[:, channel] = value
+    with pytest.raises(
+        ValueError, match=rf"channel {channel} .* constant \(every value is {value}\)"
+    ):
+        Samples(images, LABELS)

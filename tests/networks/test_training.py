@@ -1,6 +1,9 @@
-"""The trainer: decay by group, losses, augmentation, and a state from which training goes on to the last bit."""
+"""The trainer: decay by group, losses, augmentation, and a state from which training goes on to the
+last bit."""
 
 import copy
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,9 +124,11 @@ def test_train_is_the_trainer_with_a_look_after_each_epoch():
         seed=5,
     )
     ours = Trainer(
-        MLP((6, 8, 3), seed=1), Samples(X, Y, dtype=torch.float64),
-        Recipe(epochs=4, learning_rate=0.1, batch_size=7, drops=(2,), loss="cross-entropy"), seed=5,
-    )  # fmt: skip
+        MLP((6, 8, 3), seed=1),
+        Samples(X, Y, dtype=torch.float64),
+        Recipe(epochs=4, learning_rate=0.1, batch_size=7, drops=(2,), loss="cross-entropy"),
+        seed=5,
+    )
     for _ in range(4):
         ours.run_epoch()
     assert all(
@@ -137,7 +142,7 @@ def test_train_is_the_trainer_with_a_look_after_each_epoch():
 
 
 def test_other_losses_are_refused():
-    with pytest.raises(ValueError, match="'mse' or 'cross-entropy', not 'hinge'"):
+    with pytest.raises(ValueError, match="'mse' or 'cross-entropy', but it is 'hinge'"):
         Recipe(epochs=1, learning_rate=0.1, loss="hinge")
 
 
@@ -146,3 +151,95 @@ def test_divergence_is_an_error():
     with pytest.raises(FloatingPointError, match="learning rate is too large"):
         for _ in range(200):
             diverging.run_epoch()
+
+
+def plain_sweeps(parameters, gradients, velocities, lr, momentum, decay):
+    """Descent with momentum and weight decay in four sweeps over the memory."""
+    torch._foreach_mul_(velocities, momentum)
+    torch._foreach_add_(velocities, gradients)
+    torch._foreach_add_(velocities, parameters, alpha=decay)
+    torch._foreach_add_(parameters, velocities, alpha=-lr)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_step_is_the_plain_formula_to_rounding(momentum):
+    ours = trainer(momentum=momentum, weight_decay=0.02, last_weight_decay=0.3)
+    plain = [p.detach().clone() for p in ours.parameters]
+    velocities = [torch.zeros_like(p) for p in plain]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        for p in ours.parameters:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        gradients = [p.grad.clone() for p in ours.parameters]
+        with torch.no_grad():
+            ours._descend(0.1)
+        split = len(ours.groups[0][0])
+        for part, decay in ((slice(split), 0.02), (slice(split, None), 0.3)):
+            plain_sweeps(plain[part], gradients[part], velocities[part], 0.1, momentum, decay)
+    for p, q in zip(ours.parameters, plain, strict=True):
+        assert (p - q).abs().max() <= 20 * 2.2e-16 * q.abs().max()
+
+
+def test_parameters_without_a_gradient_stay_as_they_are():
+    ours = trainer(weight_decay=0.1)
+    frozen = ours.network.layers[0][0].weight
+    frozen.requires_grad_(False)
+    before, others = frozen.clone(), weights(ours)[1:]
+    ours.run_epoch()
+    assert torch.equal(frozen, before)
+    assert not any(torch.equal(p, q) for p, q in zip(weights(ours)[1:], others, strict=True))
+
+
+class Graph:
+    """Stands for a CUDA graph: replays the calls that were made while it recorded."""
+
+    made = ()
+    recording = None
+
+    def __init__(self):
+        self.calls, self.replayed = [], 0
+        type(self).made.append(self)
+
+    def replay(self):
+        self.replayed += 1
+        for call in self.calls:
+            call()
+
+
+def test_recorded_steps_are_the_steps_themselves(monkeypatch):
+    """The order of rehearsals, recording and replay, with stand-ins for what needs a GPU."""
+    step = Trainer._step
+
+    def recorded_or_done(self, batch, moves):
+        if Graph.recording is None:
+            step(self, batch, moves)
+        else:
+            Graph.recording.calls.append(lambda: step(self, batch, moves))
+
+    @contextmanager
+    def record(graph):
+        Graph.recording = graph
+        yield
+        Graph.recording = None
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(Graph, "made", [])
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(Trainer, "_step", recorded_or_done)
+
+    def new():
+        recipe = Recipe(epochs=4, learning_rate=0.05, batch_size=7, drops=(2,), augment=True)
+        return Trainer(ResNet18(3, width=2, channels=1, seed=0), Samples(IMAGES, Y), recipe)
+
+    ours, plain = new(), new()
+    ours._records = True
+    for _ in range(4):
+        assert ours.run_epoch() == plain.run_epoch()
+    for name, value in plain.network.state_dict().items():
+        assert torch.equal(value, ours.network.state_dict()[name]), name
+    # One graph for each step length; of four batches in an epoch the last has three samples only.
+    assert [graph.replayed for graph in Graph.made] == [6, 6]

@@ -1,14 +1,14 @@
 """What is run: the paper's three experiments on real networks, each at three scales.
 
-``smoke`` takes seconds and needs no data beyond scikit-learn's digits; ``reduced`` is for a CPU; ``full`` is the
-paper's size.
+``smoke`` takes seconds and needs no data beyond scikit-learn's digits; ``reduced`` is for a CPU;
+``full`` is the paper's size.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from nclib.measured.entries import SCALES
-from nclib.networks.training import Recipe
+from nclib.networks.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,24 @@ class Run:
     """One training run; together with the seed it determines every number that is measured.
 
     Attributes:
-        experiment, name, scale, seed: what it is called.
+        experiment: Name of the experiment.
+        name: Name of the run within it.
+        scale: "smoke", "reduced" or "full".
+        seed: Seed of the initial weights and of the order of samples.
         dataset: "digits", "mnist" or "cifar10".
         network: "mlp" or "resnet18".
-        width: of the hidden layers, or of the first stage of ResNet-18.
-        recipe: how to train.
-        depth: number of hidden layers of an MLP.
-        last_bias: whether the last layer has a bias.
-        per_class: training images per class; all of them by default. Every seed gets the same ones.
-        grown: train the hidden layers one after the other, each with a classifier of its own on the frozen ones.
-        measure_every: epochs between two measurements of the last features; the first five epochs are all measured.
-        layers_every: epochs between two measurements of all layers; by default the last epoch only.
-        keep_statistics: whether the class statistics of all layers are kept at the end, those of seed 0.
+        width: Width of the hidden layers, or of the first stage of ResNet-18.
+        recipe: How to train.
+        depth: Number of hidden layers of an MLP.
+        last_bias: Whether the last layer has a bias.
+        per_class: Training images per class; all of them by default. Every seed gets the same ones.
+        grown: Whether the hidden layers are trained one after the other, each with a classifier of
+            its own on the frozen ones.
+        measure_every: Epochs between two measurements of the last features; the first five epochs
+            are all measured.
+        layers_every: Epochs between two measurements of all layers; by default the last epoch only.
+        keep_statistics: Whether the class statistics of all layers are kept at the end, those of
+            seed 0.
     """
 
     experiment: str
@@ -79,7 +85,17 @@ def layerwise(scale: str) -> Iterator[Run]:
         epochs=20, learning_rate=0.01, batch_size=128, weight_decay=5e-4, drops=(14, 18)
     )
     run = Run(
-        "layerwise", "", scale, 0, "", "mlp", 256, recipe, depth=10, grown=True, measure_every=5
+        experiment="layerwise",
+        name="",
+        scale=scale,
+        seed=0,
+        dataset="",
+        network="mlp",
+        width=256,
+        recipe=recipe,
+        depth=10,
+        grown=True,
+        measure_every=5,
     )
     if scale == "smoke":
         small = replace(recipe, epochs=8, learning_rate=0.05, batch_size=20, drops=(6,))
@@ -101,11 +117,23 @@ DECAYS = {
 
 
 def weight_decay(scale: str) -> Iterator[Run]:
-    """E2: ResNet-18 with the weight decay of the feature mapping or of the last layer doubled or left out."""
+    """E2: ResNet-18 with the weight decay of the feature mapping or of the last layer doubled or
+    left out.
+    """
     recipe = Recipe(
         epochs=160, learning_rate=0.05, batch_size=128, weight_decay=5e-4, drops=(40, 80, 120)
     )
-    run = Run("weight-decay", "", scale, 0, "cifar10", "resnet18", 64, recipe, measure_every=4)
+    run = Run(
+        experiment="weight-decay",
+        name="",
+        scale=scale,
+        seed=0,
+        dataset="cifar10",
+        network="resnet18",
+        width=64,
+        recipe=recipe,
+        measure_every=4,
+    )
     if scale == "smoke":
         small = replace(recipe, epochs=4, batch_size=50, drops=(3,))
         run = replace(run, dataset="digits", width=2, per_class=20, recipe=small)
@@ -127,14 +155,14 @@ def end_to_end(scale: str) -> Iterator[Run]:
     """E3: networks trained as a whole, all layers measured along the way."""
     recipe = Recipe(epochs=60, learning_rate=0.02, batch_size=50, weight_decay=1e-3, drops=(36, 51))
     mlp = Run(
-        "end-to-end",
-        "",
-        scale,
-        0,
-        "",
-        "mlp",
-        256,
-        recipe,
+        experiment="end-to-end",
+        name="",
+        scale=scale,
+        seed=0,
+        dataset="",
+        network="mlp",
+        width=256,
+        recipe=recipe,
         depth=6,
         layers_every=5,
         keep_statistics=True,
@@ -167,11 +195,11 @@ def runs(experiment: str, scale: str, seed: int = 0, only: str | None = None) ->
     Args:
         experiment: "layerwise", "weight-decay" or "end-to-end".
         scale: "smoke", "reduced" or "full".
-        seed: seed of initial weights and of the order of samples.
-        only: the name of the one run that is wanted.
+        seed: Seed of initial weights and of the order of samples.
+        only: The name of the one run that is wanted.
 
     Raises:
-        ValueError: if there is no such experiment, scale or run.
+        ValueError: There is no such experiment, scale or run.
     """
     if experiment not in EXPERIMENTS:
         raise ValueError(f"there is no experiment {experiment!r}, only {', '.join(EXPERIMENTS)}.")
