@@ -522,7 +522,8 @@ def _is_certified(point: SoftmaxPoint, slack: float = SLACK) -> bool:
 
 def _search(problem: SoftmaxProblem, max_iterations: int) -> tuple[SoftmaxPoint, float, int]:
     """The lowest minimum found, a lower bound on all of them, and the Newton steps taken."""
-    start = np.zeros((problem.contrasts.shape[1], len(problem.X) + problem.bias))
+    zero = np.zeros((problem.contrasts.shape[1], len(problem.X) + problem.bias))
+    start = min(zero, _frame(problem), key=lambda W: problem.at(W).value)
     best, used = trust_region_newton(problem, start, max_iterations=max_iterations)
     if _is_certified(best):
         return best, best.value, used
@@ -541,6 +542,17 @@ def _search(problem: SoftmaxProblem, max_iterations: int) -> tuple[SoftmaxPoint,
         if _is_certified(best):
             return best, best.value, used
     return best, lower_bound, used
+
+
+def _frame(problem: SoftmaxProblem) -> np.ndarray:
+    """Weights of a collapsed minimizer, turned towards the class means of the input."""
+    counts = np.bincount(problem.labels)
+    sums = np.stack([np.bincount(problem.labels, weights=x) for x in problem.X])
+    U, _, VT = linalg.svd(problem.contrasts.T @ (sums / counts).T, full_matrices=False)
+    c = sqrt(problem.lambda_W * problem.decay)
+    x = log(1 + len(counts) * (1 - c) / c) if 0 < c < 1 else 1.0
+    size = sqrt(x * sqrt(problem.decay / problem.lambda_W)) if problem.decay else sqrt(x)
+    return np.hstack([size * U @ VT, np.zeros((len(U), int(problem.bias)))])
 
 
 def _breaking(point: SoftmaxPoint) -> np.ndarray:

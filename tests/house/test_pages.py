@@ -9,6 +9,7 @@ import yaml
 
 import nclib
 import nclib.beyond.cross_entropy
+import nclib.beyond.imbalance
 import nclib.beyond.levels
 import nclib.beyond.softmax
 import nclib.networks
@@ -25,7 +26,12 @@ BY_NAME = [  # of the modules that nclib does not hand on
 ]
 BY_MODULE = [  # of the modules in which a name is read with its module: levels.minimize
     f"{module.__name__.split('.')[-1]}.{f.__name__}"
-    for module in (nclib.beyond.levels, nclib.beyond.softmax, nclib.beyond.cross_entropy)
+    for module in (
+        nclib.beyond.levels,
+        nclib.beyond.softmax,
+        nclib.beyond.cross_entropy,
+        nclib.beyond.imbalance,
+    )
     for f in vars(module).values()
     if getattr(f, "__module__", "") == module.__name__ and not f.__name__.startswith("_")
 ]
