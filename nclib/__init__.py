@@ -14,22 +14,12 @@ from nclib.foundations.reduced import Point, ReducedProblem
 from nclib.foundations.search import ridge_start
 from nclib.foundations.statistics import ClassStatistics
 from nclib.foundations.weight_solve import WeightSolve
+from nclib.measured.baselines import baselines, contracted
 from nclib.measured.files import StoredStatistics, load_statistics, save_statistics
-from nclib.measured.fit import (
-    Aligned,
-    Comparison,
-    Fit,
-    Prediction,
-    Shape,
-    aligned,
-    baselines,
-    compare,
-    contracted,
-    equivalent,
-    fit,
-    shape,
-)
+from nclib.measured.fit import Fit, equivalent, fit
+from nclib.measured.prediction import Prediction
 from nclib.measured.records import Result
+from nclib.measured.shape import Aligned, Comparison, Shape, aligned, compare, shape
 from nclib.measured.summary import OverSeeds, load_all, over_seeds, provenance
 from nclib.perturbation.central_path import CentralPath, central_path
 from nclib.perturbation.contraction import Contraction, contraction
