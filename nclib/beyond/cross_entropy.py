@@ -65,11 +65,13 @@ class Step(NamedTuple):
 class Solution:
     r"""A minimizer under cross-entropy, with the features kept as statistics.
 
-    Attributes: weights: W, shape (K, d); the rows sum to zero. bias: Shape (K,), with sum zero;
-        zeros if there is none. statistics: Class statistics of the optimal features. objective: The
-        value f. gradient_norm: Norm of the gradient in weights and bias relative to the norms of
-        its terms; the
-            gradient in the features is zero up to rounding.
+    Attributes:
+        weights: W, shape (K, d); the rows sum to zero.
+        bias: Shape (K,), with sum zero; zeros if there is none.
+        statistics: Class statistics of the optimal features.
+        objective: The value f.
+        gradient_norm: Norm of the gradient in weights and bias relative to the norms of its terms;
+            the gradient in the features is zero up to rounding.
         status: What was reached.
         certified: Whether :math:`\|E\|_{op}^2 \le \bar n\lambda_W(\lambda_H+\beta)`, which proves
             that no point has a smaller value.
@@ -194,9 +196,10 @@ def minimize(
     Returns:
         A Solution; look at ``status`` and ``certified``.
 
-    Raises: TypeError: The features are not real or the labels not integers. ValueError: lambda_H +
-        beta = 0, where no minimizer exists; K < 2; or shapes, labels or entries are
-            wrong.
+    Raises:
+        TypeError: The features are not real or the labels not integers.
+        ValueError: lambda_H + beta = 0, where no minimizer exists; K < 2; or shapes, labels or
+            entries are wrong.
 
     Examples:
         >>> features, labels = np.array([[1.0, 0.2], [-0.8, 0.1], [0.9, -0.3]]), np.array([0, 1, 0])
@@ -280,8 +283,9 @@ def response(solution: Solution, features: ArrayLike, labels: ArrayLike) -> Resp
         features: Input features, shape (N, d).
         labels: Shape (N,).
 
-    Raises: ValueError: Shapes or labels are wrong, or the solution is not a minimizer for these
-        features.
+    Raises:
+        ValueError: Shapes or labels are wrong, or the solution is not a minimizer for these
+            features.
 
     Examples:
         >>> features, labels = np.array([[1.0, 0.2], [-0.8, 0.1], [0.9, -0.3]]), np.array([0, 1, 0])
@@ -391,16 +395,18 @@ def spectrum(model: Model, K: int, d: int, n: int, bias: bool = True) -> Spectru
     With x as in `collapsed` and :math:`p = 1 - \tfrac{K-1}Kc`, the probability of the right class,
     every eigenvalue is :math:`\beta/(\beta + \lambda_Ht)`:
 
-    - ``within_own``: :math:`t = 1 + xp`, deviations along the mean of the own class; -
-    ``within_others``: :math:`t = 1 + x/K`, in the span of the means, orthogonal to the own one; -
-    ``within_complement``: t = 1, orthogonal to all means; - ``size``: :math:`t =
-    \tfrac{4xp}{1+xp}`, all means longer; - ``shape``: :math:`t = \tfrac{4x}{K+x}`, symmetric
-    changes of the simplex that leave the lengths; - ``lengths``, with a bias: :math:`t =
-    \tfrac{4x\eta}{1+x\eta}`,
+    - ``within_own``: :math:`t = 1 + xp`, deviations along the mean of the own class;
+    - ``within_others``: :math:`t = 1 + x/K`, in the span of the means, orthogonal to the own one;
+    - ``within_complement``: t = 1, orthogonal to all means;
+    - ``size``: :math:`t = \tfrac{4xp}{1+xp}`, all means longer;
+    - ``shape``: :math:`t = \tfrac{4x}{K+x}`, symmetric changes of the simplex that leave the
+      lengths;
+    - ``lengths``, with a bias: :math:`t = \tfrac{4x\eta}{1+x\eta}`,
       :math:`\eta = \tfrac1K + \tfrac{(1-c)(1-2/K)}{2-c}`, one mean longer than another;
-    - ``shift``, with a bias: t = 1, all features by the same vector; - ``lengths_slow`` and
-    ``lengths_fast``, without a bias: these changes, and a shift in the span of
-      the means with them, as the two eigenvalues of a matrix; ``shift``: a shift orthogonal to it;
+    - ``shift``, with a bias: t = 1, all features by the same vector;
+    - ``lengths_slow`` and ``lengths_fast``, without a bias: these changes, and a shift in the span
+      of the means with them, as the two eigenvalues of a matrix; ``shift``: a shift orthogonal to
+      it;
     - ``rotation``: t = 0.
 
     The means change by :math:`V\!A + PB`. The group of permutations of the classes splits A into

@@ -137,11 +137,12 @@ def spectrum(model: Model, counts: ArrayLike, d: int) -> Spectrum:
 
     - ``within_j``: :math:`t = 1/c_j`, deviations along the mean of the living class j, whatever
       class the sample is in;
-    - ``within_complement``: t = 1, deviations orthogonal to all means; - ``length_j``: :math:`t =
-    4x_j`; - ``shear_i_j``: :math:`t = (c_i + c_j)(x_i/c_i + x_j/c_j)`; ``turn_i_j``: t = 0; -
-    ``tilt_j``: t = 0, the mean of class j leaves the span; - ``dead_frame``: :math:`t = 1/c_j -
-    c_j/c_k^2`, the mean of a dead class k along that of a living
-      class j, one value for each pair, numbered with k in front;
+    - ``within_complement``: t = 1, deviations orthogonal to all means;
+    - ``length_j``: :math:`t = 4x_j`;
+    - ``shear_i_j``: :math:`t = (c_i + c_j)(x_i/c_i + x_j/c_j)`; ``turn_i_j``: t = 0;
+    - ``tilt_j``: t = 0, the mean of class j leaves the span;
+    - ``dead_frame``: :math:`t = 1/c_j - c_j/c_k^2`, the mean of a dead class k along that of a
+      living class j, one value for each pair, numbered with k in front;
     - ``dead_complement``: :math:`t = 1 - 1/c_k^2`, the mean of a dead class orthogonal to the
       living ones, numbered like the dead classes.
 

@@ -68,9 +68,9 @@ class Profile(NamedTuple):
 class Levels:
     r"""A minimizer of the model with several levels, its features kept as statistics.
 
-    Attributes: solution: Minimizer of the equivalent one-level model: weights, certificate and
-        status, which hold for all
-            levels together.
+    Attributes:
+        solution: Minimizer of the equivalent one-level model: weights, certificate and status,
+            which hold for all levels together.
         weights: Weights p and q of the two ends in each level.
         statistics: Class statistics of the levels 1 to L, a tuple of length L.
         objective: Value f of the model with all its levels.
@@ -107,13 +107,15 @@ def effective(lambda_W: float, decays: ArrayLike, pulls: ArrayLike) -> Model:
     :math:`\lambda_{\mathrm{eff}} = \lambda_L`: springs in series. Always
     :math:`\lambda_{\mathrm{eff}} \ge 0`, and it is zero only if all decays are.
 
-    Args: lambda_W: Weight decay of the last layer. decays: Decays of the levels 1 to L, shape (L,),
-        none negative. pulls: Shape (L,), all positive: a chain. Or shape (L + 1, L + 1), symmetric
-        with zero diagonal, none negative:
-            entry (i, j) links the levels i and j, 0 being the input.
+    Args:
+        lambda_W: Weight decay of the last layer.
+        decays: Decays of the levels 1 to L, shape (L,), none negative.
+        pulls: Shape (L,), all positive: a chain. Or shape (L + 1, L + 1), symmetric with zero
+            diagonal, none negative: entry (i, j) links the levels i and j, 0 being the input.
 
-    Raises: ValueError: A number has the wrong sign, a shape or the symmetry is wrong, or a level is
-        linked to no other.
+    Raises:
+        ValueError: A number has the wrong sign, a shape or the symmetry is wrong, or a level is
+            linked to no other.
 
     Examples:
         >>> model = effective(0.1, [0, 0, 0.2], [1, 2, 2])
@@ -247,8 +249,9 @@ def profile(lambda_W: float, decays: ArrayLike, pulls: ArrayLike, K: int, d: int
         K: Number of classes.
         d: Dimension of the features, at least K.
 
-    Raises: ValueError: As for `effective`; d < K; or the equivalent model has c >= 1 or no decay,
-        and no collapsed frame.
+    Raises:
+        ValueError: As for `effective`; d < K; or the equivalent model has c >= 1 or no decay, and
+            no collapsed frame.
 
     Examples:
         >>> profile(0.1, [0, 0.1], [1, 1], K=2, d=2).nc1

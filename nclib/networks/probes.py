@@ -43,8 +43,9 @@ def probe(
     holds samples of one class and enters as its mean and its scatter about that mean, which are
     merged into those of the class (Chan, Golub and LeVeque, 1983),
 
-    .. math:: S \leftarrow S + S_b + \frac{n\,n_b}{n + n_b} \delta\delta^\top, \qquad \delta = m_b -
-    m,
+    .. math::
+        S \leftarrow S + S_b + \frac{n\,n_b}{n + n_b} \delta\delta^\top,
+        \qquad \delta = m_b - m,
 
     so that a large mean costs no digits. Under several processes each takes its share of every
     class.
