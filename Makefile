@@ -10,7 +10,9 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE ?= 1
 # Never the reader's own settings of these programs.
-unexport MPLBACKEND PYTHONHOME PYTHONSTARTUP
+unexport MPLBACKEND MATPLOTLIBRC PYTHONHOME PYTHONSTARTUP
+# Where matplotlib keeps its list of fonts: no home has to be writable, and nobody's own settings lie there.
+export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 .DEFAULT_GOAL := help
 # What the book shows; NCLIB_DATA must name a folder with the data (see book/running.md).

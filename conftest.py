@@ -2,19 +2,15 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 from hypothesis import settings
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 from tools.figures import differences, is_figure
-from tools.notebooks import THREADS
+from tools.notebooks import set_up_kernels
 
-# Also for the notebooks' kernels, which inherit it and read a relative path from the chapter's
-# folder.
-os.environ.update(THREADS, PYTHONPATH=str(Path(__file__).resolve().parent))
-os.environ.pop("MPLBACKEND", None)
+set_up_kernels()  # which inherit the environment
 # Nobody's own start-up files, and no history shared by kernels that run at the same time.
 ipython_folder = tempfile.TemporaryDirectory(prefix="ipython-")
 os.environ["IPYTHONDIR"] = ipython_folder.name

@@ -11,15 +11,19 @@ twice changes no byte.
 """
 
 import argparse
+import atexit
 import difflib
 import hashlib
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +46,8 @@ LANGUAGE_INFO = {
 VOLATILE = ("execution", "ExecuteTime", "jp-MarkdownHeadingCollapsed")
 # One thread everywhere: sums are then taken in one order, whatever the number of cores.
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Where a person's own settings of matplotlib come from.
+PERSONAL = ("MPLBACKEND", "MATPLOTLIBRC")
 
 
 def notebooks() -> list[Path]:
@@ -213,6 +219,32 @@ def from_text(path: Path) -> bool:
 # ---- execution ----
 
 
+def set_up_kernels() -> None:
+    """Make kernels, which inherit the environment, run alike whoever starts them and wherever.
+
+    They get one thread, this checkout's library and none of a person's settings of matplotlib. Its
+    list of fonts lies in the Python environment, so that no home has to be writable, and is made
+    here: inside a notebook matplotlib would say so in the output of the first cell.
+    """
+    folder = _matplotlib_folder()
+    os.environ.update(THREADS, PYTHONPATH=str(ROOT), MPLCONFIGDIR=str(folder))
+    for name in PERSONAL:
+        os.environ.pop(name, None)
+    if not any(folder.glob("fontlist-*.json")):
+        command = [sys.executable, "-c", "import matplotlib.font_manager"]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@cache
+def _matplotlib_folder() -> Path:
+    """A folder that can be written: in the Python environment, else a temporary one."""
+    if os.access(sys.prefix, os.W_OK):
+        return Path(sys.prefix, "matplotlib")
+    folder = tempfile.mkdtemp(prefix="matplotlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 class Run(NamedTuple):
     """What became of a notebook: "changed", "unchanged" or "failed", and why it failed."""
 
@@ -227,8 +259,7 @@ def run(path: Path, timeout: float = 600) -> Run:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    os.environ.update(THREADS, PYTHONPATH=str(ROOT))
-    os.environ.pop("MPLBACKEND", None)
+    set_up_kernels()
     client = NotebookClient(
         notebook,
         timeout=timeout,

@@ -2,11 +2,15 @@
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -14,7 +18,8 @@ from matplotlib.figure import Figure
 from nclib.measured.summary import load_all, provenance
 from nclib.plotting import CLASS_COLORS, animate, sources, style
 
-RESULTS = Path(__file__).parents[2] / "book/results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "book/results"
 
 
 @pytest.fixture
@@ -57,6 +62,92 @@ def test_style_sets_what_the_book_needs_and_forgets_what_was_before():
             3,
         ]
         assert svg() == svg()
+
+
+def test_style_forgets_what_matplotlib_keeps():
+    with mpl.rc_context():
+        mpl.rcParams.update({"toolbar": "None", "figure.max_open_warning": 1, "timezone": "CET"})
+        style()
+        for name in ("toolbar", "figure.max_open_warning", "timezone"):
+            assert mpl.rcParams[name] == mpl.rcParamsDefault[name]
+
+
+# ---- a reader's own settings and folders ----
+
+SETTINGS = """
+toolbar: toolmanager
+figure.max_open_warning: 1
+figure.dpi: 40
+font.size: 30
+"""
+
+
+def home_is_a_file(folder):
+    """An environment in which no folder of the home can be made, not even by root."""
+    (folder / "home").write_text("", encoding="utf-8")
+    return {"HOME": str(folder / "home")}
+
+
+def settings_in_the_home(folder):
+    (folder / ".config" / "matplotlib").mkdir(parents=True)
+    (folder / ".config" / "matplotlib" / "matplotlibrc").write_text(SETTINGS, encoding="utf-8")
+    return {"HOME": str(folder)}
+
+
+def settings_named_by_a_variable(folder):
+    (folder / "mine").write_text(SETTINGS, encoding="utf-8")
+    return {"MATPLOTLIBRC": str(folder / "mine"), "MPLBACKEND": "svg"}
+
+
+READERS = [home_is_a_file, settings_in_the_home, settings_named_by_a_variable]
+
+
+def output_of(script, reader, folder):
+    """What Python says to a script at a reader's: its output, and its remarks."""
+    own = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "MATPLOTLIBRC", "MPLBACKEND")
+    clean = {key: value for key, value in os.environ.items() if key not in own}
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=clean | {"MPLBACKEND": "agg"} | reader(folder),
+        capture_output=True,
+        text=True,
+    )
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_drawing_says_nothing_of_a_readers_settings_and_folders(reader, tmp_path):
+    script = """if True:
+        from nclib.plotting import style
+        import matplotlib.pyplot as plt
+        style()
+        for _ in range(2):
+            plt.figure()
+        print(plt.rcParams["toolbar"], plt.rcParams["figure.dpi"], plt.rcParams["font.size"])
+    """
+    assert output_of(script, reader, tmp_path) == ("toolbar2 100.0 10.5\n", "")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_first_cells_say_nothing_of_a_readers_settings_and_folders(reader, tmp_path):
+    cells = [
+        "import matplotlib.pyplot as plt\n\nfrom nclib.plotting import style\n\nstyle()",
+        "for _ in range(2):\n    plt.figure().subplots().plot([0, 1])",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    nbformat.write(notebook, tmp_path / "chapter.ipynb")
+    script = f"""if True:
+        from tools.notebooks import Path, run
+        print(run(Path({str(tmp_path)!r}, "chapter.ipynb")).state)
+    """
+    assert output_of(script, reader, tmp_path)[0] == "changed\n"
+    first, second = nbformat.read(tmp_path / "chapter.ipynb", as_version=4).cells
+    assert first.outputs == []
+    assert [output.output_type for output in second.outputs] == ["display_data"] * 2
+
+
+# ---- the palette and the moving figure ----
 
 
 def test_ten_classes_have_ten_colors():
@@ -106,6 +197,29 @@ def test_a_caption_cannot_end_the_script(scene):
     html = animate(**scene).data
     assert html.count("</script>") == 1
     assert json.loads(re.search(r"captions = (\[.*?\]);", html).group(1)) == scene["captions"]
+
+
+def test_a_point_that_rests_at_the_center_is_drawn_there():
+    still = animate(
+        np.zeros((2, 1, 2)), [0], ["a", "b"], "alt", name="still", class_names=["point"]
+    )
+    assert '<polyline points="0,0 0,0"/>' in still.data
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("labels", np.array([0, 1, 10, 0, 1]), "labels must be classes 0 to 9, but one is 10"),
+        ("labels", np.array([0, 1, -1, 0, 1]), "labels must be classes 0 to 9, but one is -1"),
+        ("class_names", list("abcdefghijk"), "labels must be classes 0 to 9, but one is 10"),
+        ("marks", ["dot"] * 4 + ["star"], "marks must be dot, ring, mean, but one is 'star'"),
+        ("frames", np.zeros(3), "disagree"),
+        ("frames", np.zeros((0, 5, 2)), "disagree"),
+    ],
+)
+def test_animation_refuses_what_it_cannot_draw(scene, field, value, message):
+    with pytest.raises(ValueError, match=message):
+        animate(**scene | {field: value})
 
 
 @pytest.mark.parametrize("field", ["labels", "captions", "marks"])
