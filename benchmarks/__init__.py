@@ -1,1 +1,1 @@
-"""Timings against what people use today, as ratios from one run; on demand, never inside the tests."""
+"""Timings against what people use, as ratios from one run; on demand, never in the tests."""

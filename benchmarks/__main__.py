@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: ``python -m benchmarks``; arguments such as --quick go to each."""
+"""All benchmarks in turn: ``python -m benchmarks``; arguments such as --quick go to each."""
 
 import runpy
 import sys

@@ -55,7 +55,8 @@ class Images(Dataset):
 
 def loader(dataset: Dataset, batch_size: int, device: torch.device) -> DataLoader:
     """On a GPU with processes that fetch ahead into pinned memory; on a CPU they would only share
-    the cores."""
+    the cores.
+    """
     on_gpu = device.type == "cuda"
     workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     return DataLoader(
@@ -69,11 +70,16 @@ def loader(dataset: Dataset, batch_size: int, device: torch.device) -> DataLoade
 
 
 def plain_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[], Iterator], device: torch.device,
-    *, fast: bool,
-) -> None:  # fmt: skip
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Callable[[], Iterator],
+    device: torch.device,
+    *,
+    fast: bool,
+) -> None:
     """One epoch as it is usually written; `fast` reads nothing back and computes in bfloat16 on a
-    GPU."""
+    GPU.
+    """
     network.train()
     total = 0.0
     for x, y in batches():
@@ -129,7 +135,8 @@ def by_probe(network: nn.Module, samples: Samples) -> list[float]:
 
 def by_features(network: nn.Module, samples: Samples) -> list[float]:
     """NC1 of all layers from all features on the device, with d x d covariances and a pseudoinverse
-    in float32."""
+    in float32.
+    """
     points, y = network.points, samples.labels
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in points}
     with recording(points) as outputs, evaluating(network):

@@ -1,8 +1,9 @@
-"""Perturbation analysis of neural collapse: metrics, the perturbed features model, its solver and its theory.
+"""Perturbation analysis of neural collapse: metrics, the perturbed model, its solver, its theory.
 
-The folders are the parts of the book: `foundations`, `perturbation`, `measured` and `networks`. Every public function of
-the first three can be imported from here. That needs NumPy, SciPy and threadpoolctl only; `nclib.plotting` brings in
-matplotlib, `nclib.perturbation.symbolic` SymPy, and `nclib.networks` torch: import them by name.
+The folders are the parts of the book. Every public function of ``foundations``, ``perturbation``
+and ``measured`` can be imported from here. That needs NumPy, SciPy, threadpoolctl and msgspec only;
+``nclib.plotting`` brings in matplotlib, ``nclib.perturbation.symbolic`` SymPy, and
+``nclib.networks`` torch: import them by name.
 """
 
 from nclib.foundations.feature_solve import FeatureSolve

@@ -1,4 +1,4 @@
-"""The second-order expansion near collapse, and the predicted ratios of the metrics, against the exact minimizer."""
+"""The second-order expansion near collapse and its ratios of metrics, against the minimizer."""
 
 from dataclasses import replace
 from math import sqrt
@@ -31,7 +31,7 @@ EPS = np.geomspace(1e-1, 1e-4, 5)
 
 
 def instance(name, seed=1):
-    """Model, frame, perturbation Z of the size at which the second order matters, and shuffled labels."""
+    """Model, frame, a perturbation Z at whose size the second order matters, shuffled labels."""
     K, d, n, model = CASES[name]
     rng = np.random.default_rng(seed)
     frame = np.linalg.qr(rng.normal(size=(d, K)))[0]
@@ -80,7 +80,8 @@ def test_rotating_the_frame_costs_nothing_to_second_order():
     H = model.collapsed(4, 7, frame).means.T[y]
     x = second_order(model, frame, H @ skew, y)
     np.testing.assert_allclose(x.first, H @ skew, atol=1e-12)
-    # H0 rotated exactly is H + eps HS + eps^2 HS^2/2; leaving out the last term costs its first-order response.
+    # H0 rotated exactly is H + eps HS + eps^2 HS^2/2; leaving out the last term costs its
+    # first-order response.
     missing = second_order(model, frame, H @ skew @ skew / 2, y).first
     np.testing.assert_allclose(x.second, H @ skew @ skew / 2 - missing, atol=1e-12)
 

@@ -30,7 +30,7 @@ TAUS = np.geomspace(2e-1, 2e-4, 5)
 
 
 def displacement(problem, tau):
-    """H - H0 at the minimizer for beta = 1/tau, as -tau g(H): nothing cancels, so it is accurate relative to tau."""
+    """H - H0 at the minimizer for beta = 1/tau, as -tau g(H), so that nothing cancels."""
     model = replace(problem.model, beta=1 / tau)
     H = minimize(model, problem.statistics).features(problem.features, problem.labels)
     return -tau * gradient_derivatives(model, H, problem.labels)[0]

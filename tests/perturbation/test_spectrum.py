@@ -1,4 +1,4 @@
-"""The closed-form spectrum against dense eigenvalues, eigenvectors and blocks of the response of Theorem 4.1."""
+"""The closed-form spectrum against eigenvalues, eigenvectors and blocks of the dense response."""
 
 from math import sqrt
 
@@ -223,7 +223,7 @@ def test_radii_where_the_condition_is_tight():
 
 
 def test_rotated_input_gives_rotated_output():
-    """The reason for the eigenvalue one: H*(U H0) = U H*(H0), so a rotation of a fixed point is a fixed point."""
+    """H*(U H0) = U H*(H0), so a rotation of a fixed point is one: hence the eigenvalue one."""
     model, labels, U = MODELS[0], np.repeat([0, 1, 2], 2), frame(5, 5, 3)
     H0 = model.collapsed(3, 5, frame(5, 3)).means.T[labels] + 0.3 * np.random.default_rng(0).normal(
         size=(6, 5)
@@ -298,7 +298,7 @@ def test_a_thousand_axes_need_no_million_names():
     assert found["turn_7_998"].value == few["turn_0_1"].value
     assert spectrum_at_radius(model, a, 1000, 1).values.size == 1000 * 1000
     with pytest.raises(ValueError, match="3,072,000,000 numbers"):
-        spectrum_at_radius(model, a, 2048, 1500).values
+        _ = spectrum_at_radius(model, a, 2048, 1500).values
 
 
 def test_bad_input_is_refused():

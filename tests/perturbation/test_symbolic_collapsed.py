@@ -96,7 +96,7 @@ def test_what_the_chapters_display():
 
 @models
 def test_the_change_of_the_weights(model):
-    """Against f_WW^{-1} f_WH of the dense Hessian, with d = 3, K = 2 and two samples in each class."""
+    """Against f_WW^{-1} f_WH of the dense Hessian; d = 3, K = 2, two samples in each class."""
     h = optimal_radii(model, [0.4, 1.7])
     means = np.array([[h[0], 0, 0], [0, h[1], 0]])
     weights = means / (h**2 + model.lambda_W)[:, None]
@@ -126,7 +126,7 @@ def test_series_in_one_over_beta(model):
 
 @models
 def test_elasticities(model):
-    """Against central differences of the logarithm of the rate, taken from the spectrum at large beta."""
+    """Against central differences of log(rate), taken from the spectrum at large beta."""
 
     def log_rates(lambda_W, lambda_H):
         moved = spectrum(Model(lambda_W, lambda_H, 1.0), 2, 3, 2)
