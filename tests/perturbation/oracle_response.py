@@ -1,4 +1,4 @@
-"""Dense second derivatives of Eq. 2 and the response that Theorem 4.1 makes of them: slow and plain."""
+"""Dense second derivatives of Eq. 2 and the response that Theorem 4.1 makes of them."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def hessian_blocks(model, weights, features, labels):
 
 
 def dense_response(model, weights, features, labels):
-    """(F, dW/dH0) of Theorem 4.1 at the minimizer (W, H), as dense matrices (Nd, Nd) and (Kd, Nd)."""
+    """(F, dW/dH0) of Theorem 4.1 at a minimizer (W, H), dense: (Nd, Nd) and (Kd, Nd)."""
     f_WW, f_HH, f_WH = hessian_blocks(model, weights, features, labels)
     eliminate = np.linalg.solve(f_WW, f_WH)
     F = model.beta / len(features) * np.linalg.inv(f_HH - f_WH.T @ eliminate)
@@ -23,7 +23,10 @@ def dense_response(model, weights, features, labels):
 
 
 def dense_large_beta(model, weights, features, labels):
-    """Eq. 5 letter by letter: Kronecker products, vec stacks columns, E has the columns vec(e_i e_k^T (WH - Y))."""
+    """Eq. 5 letter by letter: Kronecker products, and vec stacks columns.
+
+    E has the columns vec(e_i e_k^T (WH - Y)).
+    """
     W, H = np.asarray(weights), np.asarray(features).T
     (K, d), N = W.shape, H.shape[1]
     residual = W @ H - np.eye(K)[:, labels]

@@ -1,4 +1,4 @@
-"""The response against dense second derivatives, against differences of true minimizers, and against its bounds."""
+"""The response against dense second derivatives, differences of minimizers, and its bounds."""
 
 from dataclasses import replace
 
@@ -116,7 +116,7 @@ def test_the_response_is_the_dense_formula_on_random_problems(seed):
 
 @cases
 def test_bounds(problem):
-    """F is symmetric and at least beta / G; its spectrum obeys the sharp bounds of the curvature."""
+    """F is symmetric, at least beta / G, and its spectrum obeys the bounds of the curvature."""
     solution, _ = solved(problem)
     F = dense(response(solution, problem.features, problem.labels))
     assert relative_error(F.T, F) < 1e-12
@@ -216,7 +216,7 @@ def test_the_curvature_is_inverted(K, d, beta, scale):
 
 @pytest.mark.parametrize("K, d, n", [(10, 128, 100), (2, 3, 1500)])
 def test_linearised_optimality_at_larger_sizes(K, d, n):
-    """Many dimensions, and more samples than one block of rows: sizes that no dense (dN x dN) matrix reaches."""
+    """More samples than one block of rows: sizes that no dense (dN x dN) matrix reaches."""
     problem = random_problem(0, K, d, n, 5e-3, 5e-3, 1.0)
     (solution, H), y = solved(problem), problem.labels
     Z = np.random.default_rng(1).normal(size=H.shape)
@@ -302,9 +302,10 @@ def test_degenerate_minimizers_are_refused():
 
 
 def test_saddles_are_refused():
-    """K = d = 1 has two minima and a saddle between them; one more dimension makes a saddle of the higher minimum."""
+    """K = d = 1: two minima and a saddle; one more dimension makes a saddle of the higher one."""
     model, labels, H0 = Model(0.1, 0.1, 0.05), np.array([0]), np.array([[0.1]])
-    # Stationarity in w: h = (w + beta h0) / (w^2 + b) and (w h - 1) h + lambda_W w = 0; as a polynomial in w.
+    # Stationarity in w: h = (w + beta h0) / (w^2 + b) and (w h - 1) h + lambda_W w = 0; as a
+    # polynomial in w.
     w, numerator, denominator = (
         np.poly1d([1, 0]),
         np.poly1d([1, 0.05 * 0.1]),
@@ -343,7 +344,7 @@ def test_bad_input_is_refused():
         response(solution, problem.features + 0.1, problem.labels)
     with pytest.raises(ValueError, match="weights"):
         response(solution, problem.features[:, :4], problem.labels)
-    with pytest.raises(ValueError, match="beta is 0"):
+    with pytest.raises(ValueError, match="beta = 0"):
         response_large_beta(Model(0.1, 0.1), problem.features, problem.labels)
     for F in (
         response(solution, problem.features, problem.labels),
