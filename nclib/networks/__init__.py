@@ -6,6 +6,7 @@ from nclib.networks.data.load import DataMissing, available, digits, load
 from nclib.networks.mlp import MLP, hidden_features, last_weights
 from nclib.networks.probes import Probe, disagreement, features, probe
 from nclib.networks.recipe import Recipe, half_square
+from nclib.networks.reporting import report
 from nclib.networks.resnet import ResNet18
 from nclib.networks.samples import Samples
 from nclib.networks.training import History, Trainer, train
@@ -30,5 +31,6 @@ __all__ = [
     "last_weights",
     "load",
     "probe",
+    "report",
     "train",
 ]

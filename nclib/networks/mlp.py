@@ -30,9 +30,10 @@ class MLP(nn.Module):
     Raises:
         ValueError: There is no hidden layer, or a width is not positive.
 
-    >>> from nclib.networks import MLP
-    >>> list(MLP((64, 100, 100, 10)).points)
-    ['layer 1', 'layer 2']
+    Examples:
+        >>> from nclib.networks import MLP
+        >>> list(MLP((64, 100, 100, 10)).points)
+        ['layer 1', 'layer 2']
     """
 
     def __init__(
@@ -92,9 +93,10 @@ def hidden_features(network: MLP, features: np.ndarray) -> list[np.ndarray]:
     Returns:
         One array (N, width) per hidden layer, in the network's own floating-point type.
 
-    >>> from nclib.networks import MLP, digits, hidden_features
-    >>> [h.shape for h in hidden_features(MLP((64, 20, 30, 10)), digits(5)[0])]
-    [(50, 20), (50, 30)]
+    Examples:
+        >>> from nclib.networks import MLP, digits, hidden_features
+        >>> [h.shape for h in hidden_features(MLP((64, 20, 30, 10)), digits(5)[0])]
+        [(50, 20), (50, 30)]
     """
     with torch.no_grad():
         x = torch.as_tensor(features, dtype=network.last.weight.dtype)
@@ -107,8 +109,9 @@ def last_weights(network: nn.Module) -> np.ndarray:
     Args:
         network: A network that names its last layer ``last``.
 
-    >>> from nclib.networks import MLP, last_weights
-    >>> last_weights(MLP((64, 20, 10))).shape
-    (10, 20)
+    Examples:
+        >>> from nclib.networks import MLP, last_weights
+        >>> last_weights(MLP((64, 20, 10))).shape
+        (10, 20)
     """
     return network.get_parameter("last.weight").detach().cpu().numpy().copy()

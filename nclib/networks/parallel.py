@@ -64,12 +64,25 @@ def total(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def largest(value: float) -> float:
+    """The largest of the values of all processes; an integer if they are integers."""
+    if world() == 1:
+        return value
+    kind = torch.float64 if isinstance(value, float) else torch.int64
+    answer = torch.tensor([value], device=_device(), dtype=kind)
+    distributed.all_reduce(answer, distributed.ReduceOp.MAX)
+    return answer.item()
+
+
 def agreed(flag: bool) -> bool:
     """What the first process says, so that all decide alike."""
     if world() == 1:
         return flag
-    answer = torch.tensor(
-        [flag], device="cuda" if distributed.get_backend() == "nccl" else "cpu", dtype=torch.int64
-    )
+    answer = torch.tensor([flag], device=_device(), dtype=torch.int64)
     distributed.broadcast(answer, 0)
     return bool(answer.item())
+
+
+def _device() -> str:
+    """Where the processes exchange numbers."""
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"

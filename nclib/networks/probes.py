@@ -2,9 +2,8 @@
 is kept.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -12,206 +11,430 @@ from torch import nn
 
 from nclib.foundations.statistics import ClassStatistics
 from nclib.networks import parallel
-from nclib.networks.samples import Samples
+from nclib.networks.batches import Batch, Batches, Data, Unpacker, in_words
+from nclib.networks.hooks import (
+    Choice,
+    Point,
+    Points,
+    as_features,
+    classifier,
+    device_of,
+    evaluating,
+    find,
+    inner,
+    own_points,
+    watching,
+)
+from nclib.networks.running import Groups, RunningStatistics
 
 
 class Probe(NamedTuple):
-    """What one pass over the samples shows: statistics of the layers by name, scores (N, K) and
-    labels (N,).
+    """What one pass over the data shows.
 
-    Under several processes the statistics are those of all samples, scores and labels of this
+    Under several processes the statistics are those of all samples, scores and labels those of this
     process's share.
+
+    Attributes:
+        statistics: Class statistics of the layers, by name.
+        scores: What the network puts out, shape (N, K); None if that is no tensor of this shape.
+        labels: Integers (N,), in the order of the scores.
     """
 
     statistics: dict[str, ClassStatistics]
-    scores: torch.Tensor
+    scores: torch.Tensor | None
     labels: torch.Tensor
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{name!r}: d={s.d}" for name, s in self.statistics.items())
+        return f"Probe({{{layers}}}, N={len(self.labels)})"
+
+
+class Reading(TypedDict, total=False):
+    """How data and outputs are read: the arguments of this name of ``probe``."""
+
+    num_classes: int | None
+    classes: Sequence[int] | None
+    select: Choice | None
+    pool: Choice | None
+    unpack: Unpacker | None
+    scores: Callable[[Any], torch.Tensor] | None
+    batch_size: int
 
 
 def probe(
     network: nn.Module,
-    samples: Samples,
-    points: Mapping[str, nn.Module] | None = None,
+    data: Data,
+    points: Points | None = None,
     *,
-    batch_size: int = 500,
+    num_classes: int | None = None,
+    classes: Sequence[int] | None = None,
+    select: Choice | None = None,
+    pool: Choice | None = None,
+    unpack: Unpacker | None = None,
+    scores: Callable[[Any], torch.Tensor] | None = None,
+    keep_scores: bool = True,
+    batch_size: int = 100,
 ) -> Probe:
-    r"""Class statistics of the outputs of some layers, and the scores, in one pass over the
-    samples.
+    r"""Class statistics of some layers of any network, and its scores, in one pass over the data.
 
-    Outputs (B, channels, height, width) are averaged over the positions. The network runs in its
-    own floating-point type, in evaluation mode; all sums are in float64 on the device. A batch
-    holds samples of one class and enters as its mean and its scatter about that mean, which are
-    merged into those of the class (Chan, Golub and LeVeque, 1983),
+    Every feature enters the sums at the moment when its layer puts it out, so that a later
+    operation in place changes nothing. The network runs in evaluation mode and in its own
+    floating-point type; afterwards each of its modules is in the mode in which it was. All sums are
+    in float64 on the network's device, the resolution of the statistics is that of the outputs.
 
-    .. math::
-        S \leftarrow S + S_b + \frac{n\,n_b}{n + n_b} \delta\delta^\top,
-        \qquad \delta = m_b - m,
-
-    so that a large mean costs no digits. Under several processes each takes its share of every
-    class.
+    Under several processes each measures its own share: of ``Samples`` the share is made here, any
+    other data must be shared out already, as a ``DistributedSampler`` does (which repeats samples
+    where the shares would differ in size).
 
     Args:
-        network: the network.
-        samples: what it is fed.
-        points: layers to measure, by name; by default ``network.points``.
-        batch_size: samples per batch at most.
+        network: Any network; also one that is compiled, or wrapped to be spread over devices.
+        data: Samples, or an iterable of pairs of inputs and labels, such as a DataLoader.
+        points: Layers, by name ("layer4.1") or as modules, or a dictionary of them by names of your
+            own; "input of fc" is what goes into a layer. By default ``network.points`` where a
+            network has such a dictionary, else the input of the last linear layer.
+        num_classes: K, where classes may be missing: their counts are then zero. Without it K is
+            the largest label plus one, and every class must occur.
+        classes: The labels that count as classes, numbered anew in this order; samples with other
+            labels are left out.
+        select: Takes the tensor of features from what a layer puts out, where that is a tuple or a
+            dictionary: one function, or one for each name.
+        pool: Makes features (B, d) of such a tensor. By default images (B, channels, height, width)
+            are averaged over the positions, and other shapes are refused.
+        unpack: Makes a pair (inputs, labels) of what ``data`` yields. Inputs are a tensor, a tuple
+            of arguments, or a dictionary of named arguments.
+        scores: Takes the scores (B, K) from what the network puts out, where that is no tensor.
+        keep_scores: Whether the scores are kept: N K numbers on the network's device.
+        batch_size: Samples per batch at most, where data are ``Samples``.
 
-    Returns:
-        Statistics in d dimensions for each name, with the network's type as their resolution;
-        scores and labels.
+    Raises:
+        TypeError: A layer puts out no tensor, the labels are no integers, or a batch is no pair.
+        ValueError: There is no such layer; it is called more than once in a pass or not at all; its
+            outputs are not (B, d) or are not finite; labels are out of range, or a class is
+            missing.
+
+    Examples:
+        >>> from torch import nn
+        >>> from nclib import nc1
+        >>> from nclib.networks import digits, probe
+        >>> images, labels = digits(20)
+        >>> network = nn.Sequential(nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10)).double()
+        >>> found = probe(network, [(images, labels)])
+        >>> found
+        Probe({'input of 2': d=30}, N=200)
+        >>> nc1(found.statistics["input of 2"]) > 0
+        True
     """
-    points = points_of(network) if points is None else points
-    sums = {name: _Sums(samples.K, samples.device) for name in points}
-    scores, labels = [], []
-    with recording(points) as outputs, evaluating(network):
-        for k, x, y in _batches(samples, batch_size):
-            scores.append(network(x))
-            labels.append(y)
-            for name in points:
-                sums[name].add(k, pooled(outputs[name]))
-    resolution = torch.finfo(next(network.parameters()).dtype).eps
-    statistics = {name: total.statistics(resolution) for name, total in sums.items()}
-    return Probe(statistics, torch.cat(scores), torch.cat(labels))
+    reading: Reading = {
+        "num_classes": num_classes,
+        "classes": classes,
+        "select": select,
+        "pool": pool,
+        "unpack": unpack,
+        "batch_size": batch_size,
+    }
+    network = inner(network)
+    batches = batches_for(network, data, reading)
+    kept_scores: list[torch.Tensor] = []
+    kept_labels: list[torch.Tensor] = []
+    with evaluating(network):
+        places = _places(network, batches, points)
+        sums = {place.name: RunningStatistics(batches.device) for place in places}
+        groups = Groups.none()
+
+        def begin(batch: Batch) -> None:
+            nonlocal groups
+            groups = Groups.of(batch.labels, batches.device)
+
+        def add(name: str, h: torch.Tensor, batch: Batch) -> None:
+            sums[name].make_room(batch.K, h.shape[1])
+            sums[name].add(h, groups)
+
+        def end(batch: Batch, output: Any) -> None:
+            kept = batch.labels >= 0
+            kept_labels.append(batch.labels[kept].to(batches.device))
+            if keep_scores:
+                found = _scores(output, scores)
+                if found is not None:
+                    kept_scores.append(found[kept.to(found.device)])
+
+        _run(network, batches, places, reading, add, begin=begin, end=end)
+    statistics = {name: total.statistics(name) for name, total in sums.items()}
+    for found in statistics.values():
+        batches.require_all(found.counts)
+    labels = torch.cat(kept_labels) if kept_labels else torch.zeros(0, dtype=torch.int64)
+    return Probe(statistics, torch.cat(kept_scores) if kept_scores else None, labels)
 
 
 def disagreement(
     network: nn.Module,
-    samples: Samples,
+    data: Data,
     statistics: Mapping[str, ClassStatistics],
-    points: Mapping[str, nn.Module] | None = None,
-    *,
-    batch_size: int = 500,
+    points: Points | None = None,
+    **reading: Unpack[Reading],
 ) -> dict[str, float]:
     """NC4 of each layer: how often the nearest class mean of its features disagrees with the
     network's decision.
 
     For the last features this is NC4 as ``nclib.nc4`` defines it. In the other layers the decision
-    is still that of the whole network.
+    is still that of the whole network. With ``classes`` it is a decision among these.
 
     Args:
-        network: the network.
-        samples: what it is fed.
-        statistics: what ``probe`` found for the same layers: the class means.
-        points: the layers by name; by default ``network.points``.
-        batch_size: samples per batch at most.
+        network: As for ``probe``.
+        data: As for ``probe``.
+        statistics: What ``probe`` found for the same layers: the class means.
+        points: As for ``probe``.
+        reading: ``num_classes``, ``classes``, ``select``, ``pool``, ``unpack``, ``scores`` and
+            ``batch_size`` as for ``probe``.
 
     Returns:
         A share between 0 and 1 for each name.
+
+    Raises:
+        TypeError: The network puts out no scores (N, K), or as for ``probe``.
+        ValueError: As for ``probe``.
+
+    Examples:
+        >>> from nclib.networks import MLP, digits, disagreement, probe
+        >>> network, data = MLP((64, 30, 10)), [digits(20)]
+        >>> disagreement(network, data, probe(network, data).statistics)
+        {'layer 1': 0.9}
     """
-    points = points_of(network) if points is None else points
-    centers = {}
-    for name in points:
-        means = torch.as_tensor(statistics[name].means, device=samples.device)
-        origin = means.mean(1, keepdim=True)
-        M = means - origin
-        centers[name] = origin, M, M.square().sum(0)[:, None] / 2
-    count = torch.zeros(len(points), dtype=torch.int64, device=samples.device)
-    with recording(points) as outputs, evaluating(network):
-        for _, x, _ in _batches(samples, batch_size):
-            decision = network(x).argmax(1)
-            for i, (name, (origin, M, half)) in enumerate(centers.items()):
-                # |h - m_k|^2 up to |h|^2, about the middle of the means, so that a common offset
-                # costs no digits.
-                nearest = (half - M.T @ (pooled(outputs[name]).double().T - origin)).argmin(0)
-                count[i] += (nearest != decision).sum()
-    return dict(zip(points, (parallel.total(count).double() / len(samples)).tolist(), strict=True))
+    return decisions(network, data, statistics, points, **reading).disagreement
+
+
+class Decisions(NamedTuple):
+    """What the decisions of a network are compared with.
+
+    Attributes:
+        disagreement: NC4 of each layer, by name.
+        error: The share of samples whose label is another one.
+    """
+
+    disagreement: dict[str, float]
+    error: float
+
+
+def decisions(
+    network: nn.Module,
+    data: Data,
+    statistics: Mapping[str, ClassStatistics],
+    points: Points | None,
+    **reading: Unpack[Reading],
+) -> Decisions:
+    """The decisions of a network beside the nearest class means and the labels.
+
+    The arguments are those of ``disagreement``.
+    """
+    network = inner(network)
+    batches = batches_for(network, data, reading)
+    scores = reading.get("scores")
+    wrong: dict[str, torch.Tensor] = {}
+    nearest: dict[str, torch.Tensor] = {}
+    number = torch.zeros((), dtype=torch.int64, device=batches.device)
+    errors = torch.zeros_like(number)
+    with evaluating(network):
+        places = _places(network, batches, points)
+        centers = {place.name: _Centers.of(statistics[place.name]) for place in places}
+        for name in centers:
+            wrong[name] = torch.zeros_like(number)
+
+        def find_nearest(name: str, h: torch.Tensor, batch: Batch) -> None:
+            nearest[name] = centers[name].nearest(h)
+
+        def compare(batch: Batch, output: Any) -> None:
+            found = _scores(output, scores)
+            if found is None:
+                raise TypeError(
+                    f"the network puts out {in_words(output)}, but NC4 needs scores (N, K); say "
+                    "with scores=lambda output: output[0] where they are."
+                )
+            if batches.classes is not None:
+                found = found[:, batches.classes.to(found.device)]
+            decision = found.argmax(1)
+            labels = batch.labels.to(decision.device)
+            kept = labels >= 0
+            number.add_(kept.sum())
+            errors.add_(((labels != decision) & kept).sum())
+            for name, index in nearest.items():
+                wrong[name] += ((index != decision) & kept).sum()
+
+        _run(network, batches, places, reading, find_nearest, end=compare)
+    counts = parallel.total(torch.stack([number, errors, *wrong.values()])).double()
+    error, *shares = (counts[1:] / counts[0]).tolist()
+    return Decisions(dict(zip(wrong, shares, strict=True)), error)
 
 
 def features(
-    network: nn.Module, samples: Samples, point: nn.Module, *, batch_size: int = 500
+    network: nn.Module,
+    data: Data,
+    point: str | nn.Module | None = None,
+    **reading: Unpack[Reading],
 ) -> np.ndarray:
-    """All outputs (N, d) of one layer as an array, pooled as ``probe`` pools them; one process
-    only.
+    """All outputs of one layer as an array, pooled as ``probe`` pools them; one process only.
+
+    Args:
+        network: As for ``probe``.
+        data: As for ``probe``.
+        point: One layer, as for ``probe``; by default the input of the last linear layer.
+        reading: ``select``, ``pool``, ``unpack`` and ``batch_size`` as for ``probe``.
+
+    Returns:
+        Features (N, d) in the order of the data.
+
+    Raises:
+        TypeError: As for ``probe``.
+        ValueError: As for ``probe``.
+
+    Examples:
+        >>> from nclib.networks import MLP, digits, features
+        >>> network = MLP((64, 30, 10))
+        >>> features(network, [digits(20)], "layers.0").shape
+        (200, 30)
     """
-    with recording({"": point}) as outputs, evaluating(network):
-        parts = []
-        for index in torch.arange(len(samples), device=samples.device).split(batch_size):
-            network(samples.inputs(index))
-            parts.append(pooled(outputs[""]).cpu())
+    network = inner(network)
+    batches = batches_for(network, data, reading, in_order=True)
+    parts: list[torch.Tensor] = []
+    with evaluating(network):
+        batch = batches.first()
+        if batch is None:
+            raise ValueError("data must hold samples, but there are none.")
+        places = [classifier(network, batch)] if point is None else find(network, point)
+
+        def keep(name: str, h: torch.Tensor, batch: Batch) -> None:
+            parts.append(h.to("cpu", copy=True))
+
+        _run(network, batches, places, reading, keep)
     return torch.cat(parts).numpy()
 
 
-class _Sums:
-    """Counts, means and scatter of each class, in float64 on the device."""
+def batches_for(
+    network: nn.Module, data: Data, reading: Reading, *, in_order: bool = False
+) -> Batches:
+    """The batches of data for a network.
 
-    def __init__(self, K: int, device: torch.device):
-        self.counts, self.device = [0] * K, device
-        self.means = self.scatter = None
-
-    def add(self, k: int, h: torch.Tensor) -> None:
-        h = h.double()
-        if self.means is None:
-            self.means = torch.zeros(
-                len(self.counts), h.shape[1], dtype=torch.float64, device=self.device
-            )
-            self.scatter = torch.zeros(
-                h.shape[1], h.shape[1], dtype=torch.float64, device=self.device
-            )
-        n, m = self.counts[k], len(h)
-        mean = h.mean(0)
-        R, delta = h - mean, mean - self.means[k]
-        self.scatter.addmm_(R.T, R).addr_(delta, delta, alpha=n * m / (n + m))
-        self.means[k] += delta * (m / (n + m))
-        self.counts[k] = n + m
-
-    def statistics(self, resolution: float) -> ClassStatistics:
-        """The statistics of the samples of all processes."""
-        own = torch.tensor(self.counts, dtype=torch.float64, device=self.device)[:, None]
-        counts = parallel.total(own.clone())
-        means = parallel.total(own * self.means) / counts
-        D = (self.means - means) * own.sqrt()
-        scatter = parallel.total(self.scatter + D.T @ D) if parallel.world() > 1 else self.scatter
-        within = (scatter / counts.sum()).cpu().numpy()
-        return ClassStatistics(
-            counts[:, 0].long().cpu().numpy(), means.T.cpu().numpy(), within, resolution
+    Raises:
+        TypeError: There is an argument of another name.
+    """
+    unknown = sorted(set(reading) - set(Reading.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"there is no argument {unknown[0]!r}, only {', '.join(Reading.__annotations__)}."
         )
+    return Batches(
+        data,
+        device_of(network),
+        batch_size=reading.get("batch_size", 100),
+        num_classes=reading.get("num_classes"),
+        classes=reading.get("classes"),
+        unpack=reading.get("unpack"),
+        in_order=in_order,
+    )
 
 
-def _batches(samples: Samples, batch_size: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """This process's share of each class, batch by batch: class, inputs and labels."""
-    for k, members in enumerate(samples.classes):
-        share = members[parallel.rank() :: parallel.world()]
-        for index in share.split(batch_size) if len(share) else ():
-            yield k, samples.inputs(index), samples.labels[index]
+class _Centers(NamedTuple):
+    """Class means about their middle, so that a common offset costs no digits.
+
+    Attributes:
+        origin: The middle of the class means, shape (d, 1).
+        M: Class means minus the middle, shape (d, K).
+        half: Half their squared lengths, shape (K, 1); infinite for a class without samples.
+    """
+
+    origin: torch.Tensor
+    M: torch.Tensor
+    half: torch.Tensor
+
+    @classmethod
+    def of(cls, stats: ClassStatistics) -> "_Centers":
+        means = torch.as_tensor(stats.means)
+        there = torch.as_tensor(stats.counts > 0)
+        origin = means[:, there].mean(1, keepdim=True)
+        M = means - origin
+        half = M.square().sum(0)[:, None] / 2
+        half[~there] = torch.inf
+        return cls(origin, M, half)
+
+    def nearest(self, h: torch.Tensor) -> torch.Tensor:
+        """The nearest mean of each of the features (B, d)."""
+        origin, M, half = (tensor.to(h.device) for tensor in self)
+        # |h - m_k|^2 up to |h|^2.
+        return (half - M.T @ (h.double().T - origin)).argmin(0)
 
 
-def points_of(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that a network of the book offers for measuring, by name."""
-    points: Any = network.points
-    return dict(points)
+def _places(network: nn.Module, batches: Batches, points: Points | None) -> list[Point]:
+    """The points to measure; by default those of the network, or the last linear layer's input."""
+    if points is not None:
+        return find(network, points)
+    own = own_points(network)
+    if own:
+        return find(network, own)
+    batch = batches.first()
+    if batch is None:
+        raise ValueError("data must hold samples, but there are none.")
+    return [classifier(network, batch)]
 
 
-def pooled(h: torch.Tensor) -> torch.Tensor:
-    """Features (B, d): outputs of convolutions averaged over the positions, others as they are."""
-    return h.mean((2, 3)) if h.ndim == 4 else h
+def _run(
+    network: nn.Module,
+    batches: Batches,
+    places: list[Point],
+    reading: Reading,
+    use: Callable[[str, torch.Tensor, Batch], None],
+    *,
+    begin: Callable[[Batch], None] = lambda batch: None,
+    end: Callable[[Batch, Any], None] = lambda batch, output: None,
+) -> None:
+    """Run the network over all batches.
+
+    Args:
+        network: The network, in evaluation mode.
+        batches: What it is fed.
+        places: The points to measure.
+        reading: How their outputs become features.
+        use: Is told each point's name and features (B, d) when they are put out.
+        begin: Called before a batch is put in.
+        end: Called when the network has put out something for the batch.
+    """
+    called: set[str] = set()
+    current: list[Batch] = []
+
+    def seen(name: str, value: Any) -> None:
+        if name in called:
+            raise ValueError(
+                f"{name} is called more than once in one pass, so it is not clear which output is "
+                "meant; measure a layer before or after it."
+            )
+        called.add(name)
+        (batch,) = current
+        h = as_features(name, value, reading.get("select"), reading.get("pool"))
+        if len(h) != len(batch.labels):
+            raise ValueError(
+                f"{name} puts out {len(h)} rows of features for {len(batch.labels)} labels; say "
+                "with pool how there is one row for each."
+            )
+        use(name, h, batch)
+
+    with watching(places, seen):
+        for batch in batches:
+            current[:] = [batch]
+            called.clear()
+            begin(batch)
+            output = batch.outputs(network)
+            for place in places:
+                if place.name not in called:
+                    raise ValueError(
+                        f"{place.name} is not called: in evaluation mode the network passes it "
+                        "over, or it computes with its weights in another way."
+                    )
+            end(batch, output)
 
 
-@contextmanager
-def recording(points: Mapping[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """Within this context the mapping holds what each layer put out last."""
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name):
-        return lambda module, inputs, output: outputs.__setitem__(name, output)
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in points.items()]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, in full precision: no TF32 where a GPU would use it."""
-    training = network.training
-    network.eval()
-    try:
-        with (
-            torch.no_grad(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False),
-        ):
-            yield
-    finally:
-        network.train(training)
+def _scores(output: Any, choose: Callable[[Any], torch.Tensor] | None) -> torch.Tensor | None:
+    """The scores (B, K) in what a network puts out, if they can be found."""
+    if choose is not None:
+        output = choose(output)
+    elif not isinstance(output, torch.Tensor):
+        output = output.get("logits") if isinstance(output, Mapping) else None
+    if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[1] > 1:
+        return output
+    return None

@@ -28,10 +28,11 @@ class Recipe:
     Raises:
         ValueError: The loss has another name.
 
-    >>> from nclib.networks import Recipe
-    >>> recipe = Recipe(epochs=30, learning_rate=0.1, drops=(20,))
-    >>> recipe.step_length(20), recipe.step_length(21)
-    (0.1, 0.010000000000000002)
+    Examples:
+        >>> from nclib.networks import Recipe
+        >>> recipe = Recipe(epochs=30, learning_rate=0.1, drops=(20,))
+        >>> recipe.step_length(20), recipe.step_length(21)
+        (0.1, 0.010000000000000002)
     """
 
     epochs: int
@@ -69,9 +70,10 @@ def half_square(scores: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
         scores: Shape (N, K).
         one_hot: Shape (N, K).
 
-    >>> import torch
-    >>> from nclib.networks import half_square
-    >>> half_square(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.eye(2))
-    tensor(0.2500)
+    Examples:
+        >>> import torch
+        >>> from nclib.networks import half_square
+        >>> half_square(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.eye(2))
+        tensor(0.2500)
     """
     return 0.5 * (scores - one_hot).square().sum(1).mean()

@@ -55,9 +55,10 @@ class ResNet18(nn.Module):
     Raises:
         ValueError: A number is not positive.
 
-    >>> from nclib.networks import ResNet18
-    >>> sum(p.numel() for p in ResNet18(width=8).parameters())
-    176392
+    Examples:
+        >>> from nclib.networks import ResNet18
+        >>> sum(p.numel() for p in ResNet18(width=8).parameters())
+        176392
     """
 
     def __init__(

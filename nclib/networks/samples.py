@@ -30,9 +30,10 @@ class Samples:
         ValueError: The lengths differ, a class has no samples, or a channel of the images is
             constant.
 
-    >>> from nclib.networks import Samples, digits
-    >>> Samples(*digits(10))
-    Samples(N=100, K=10, 64, cpu)
+    Examples:
+        >>> from nclib.networks import Samples, digits
+        >>> Samples(*digits(10))
+        Samples(N=100, K=10, 64, cpu)
     """
 
     def __init__(

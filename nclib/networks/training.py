@@ -33,13 +33,15 @@ class Trainer:
     Attributes:
         epoch: How many epochs are done.
 
-    >>> from nclib.networks import MLP, Recipe, Samples, Trainer, load
-    >>> data = load("digits").subset(10, seed=0)
-    >>> network = MLP((64, 20, 10), dtype=torch.float32)
-    >>> trainer = Trainer(network, Samples(data.images, data.labels), Recipe(2, learning_rate=0.1))
-    >>> loss, error = trainer.run_epoch()
-    >>> trainer.epoch
-    1
+    Examples:
+        >>> from nclib.networks import MLP, Recipe, Samples, Trainer, load
+        >>> data = load("digits").subset(10, seed=0)
+        >>> network = MLP((64, 20, 10), dtype=torch.float32)
+        >>> samples = Samples(data.images, data.labels)
+        >>> trainer = Trainer(network, samples, Recipe(epochs=2, learning_rate=0.1))
+        >>> loss, error = trainer.run_epoch()
+        >>> trainer.epoch
+        1
     """
 
     def __init__(self, network: nn.Module, samples: Samples, recipe: Recipe, *, seed: int = 0):
@@ -213,10 +215,11 @@ def train(
     Raises:
         FloatingPointError: The loss stops being finite.
 
-    >>> from nclib.networks import MLP, digits, train
-    >>> history = train(MLP((64, 20, 10)), *digits(10), epochs=30, learning_rate=0.2)
-    >>> history.loss[-1] < history.loss[0]
-    np.True_
+    Examples:
+        >>> from nclib.networks import MLP, digits, train
+        >>> history = train(MLP((64, 20, 10)), *digits(10), epochs=30, learning_rate=0.2)
+        >>> history.loss[-1] < history.loss[0]
+        np.True_
     """
     torch.set_num_threads(1)
     samples = Samples(np.asarray(features), labels, dtype=next(network.parameters()).dtype)

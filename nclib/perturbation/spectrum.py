@@ -347,8 +347,7 @@ def optimal_radii(model: Model, singular_values: ArrayLike) -> np.ndarray:
     a = as_array("singular_values", singular_values, np.shape(singular_values))
     if a.ndim != 1 or a.size == 0 or a.min() < 0:
         raise ValueError(
-            "singular_values must be a list of numbers that are not negative, "
-            f"but is {a}."
+            f"singular_values must be a list of numbers that are not negative, but is {a}."
         )
     lambda_W, beta, b = model.lambda_W, model.beta, model.b
     if a.min() == 0 and b * lambda_W <= 1:

@@ -26,12 +26,12 @@ HOMES = {
 # The parts of the library in the order of the book: each may import itself and what stands before
 # it, and the parts on one line do not know each other. Plotting and the program stand at the end.
 ORDER = (
-    {"_checks"},
+    {"_checks", "_tables"},
     {"foundations"},
     {"perturbation", "measured"},
     {"beyond"},
     {"networks"},
-    {"plotting", "workbench"},
+    {"plotting", "workbench", "__main__"},
 )
 
 

@@ -18,6 +18,7 @@ from nclib.networks.experiments import runner as program
 from nclib.networks.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+OFFSETS = (0.0, 1e6)
 COUNTS = (7, 12, 1, 5)  # odd sizes, and a class that one process has nothing of
 # Losses, types, and batch sizes: 25 samples leave a last batch of 4 of them, or of 1 and a process
 # without a share.
@@ -78,6 +79,32 @@ def train_and_probe(loss, dtype, batch_size):
     }
 
 
+def measure_shares(rank, world, offset):
+    """Statistics of a network and data that know nothing of processes, each with its own share.
+
+    Process 0 has three batches of seven and process 1 two; class 3 occurs in process 1 only.
+    """
+    rng = np.random.default_rng(8)
+    labels = np.sort(rng.permutation(np.repeat(np.arange(4), COUNTS))[:24])
+    labels = np.roll(labels, 11)
+    x = offset + rng.standard_normal((24, 6)) + 3 * rng.standard_normal((4, 6))[labels]
+    pieces = [(x[i : i + 7], labels[i : i + 7]) for i in range(0, 24, 7)]
+    network = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(6, 4)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.as_tensor(rng.standard_normal((4, 6))))
+    share = pieces[rank::world]
+    stats = probe(network, share, "0").statistics["0"]
+    centered = stats.centered_means
+    return {
+        "counts": stats.counts,
+        "centered": centered,
+        "within": stats.within,
+        "means": stats.means,
+        "disagreement": disagreement(network, share, {"0": stats}, "0")["0"],
+        "resolution": stats.resolution,
+    }
+
+
 def work(folder):
     """What each of the two processes does."""
     parallel.start("cpu")
@@ -85,6 +112,9 @@ def work(folder):
     assert parallel.world() == 2
     for name, case in CASES.items():
         np.savez(folder / f"{name} {rank}.npz", **train_and_probe(*case))
+    for offset in OFFSETS:
+        np.savez(folder / f"shares {offset} {rank}.npz", **measure_shares(rank, 2, offset))
+    largest = [parallel.largest(value) for value in (rank, -rank, 2.0**-23 if rank else 2.0**-52)]
     answers = [parallel.agreed(flag) for flag in (rank == 0, rank == 1)]
     words = program.device_in_words(torch.device("cpu"))
     written, write = [], program.write_atomic
@@ -96,6 +126,7 @@ def work(folder):
     status = main([*COMMAND, str(folder / "out")])
     again = main([*COMMAND, str(folder / "out")])
     facts = {"answers": answers, "words": words, "written": written, "status": [status, again]}
+    facts["largest"] = largest
     (folder / f"facts {rank}.json").write_text(json.dumps(facts))
 
 
@@ -173,9 +204,21 @@ def test_training_curves_are_the_same(found, case):
         )
 
 
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_shares_of_any_data_are_put_together(two, offset):
+    zero, one = (dict(np.load(two / f"shares {offset} {rank}.npz")) for rank in (0, 1))
+    alone = measure_shares(0, 1, offset)
+    assert np.array_equal(alone["counts"], zero["counts"]) and alone["counts"].sum() == 24
+    for key, value in alone.items():
+        assert np.array_equal(zero[key], one[key])
+        scale = 1e-12 * np.abs(value).max()
+        np.testing.assert_allclose(zero[key], value, rtol=0, atol=scale, err_msg=key)
+
+
 def test_all_decide_as_the_first_process(two):
     facts = [json.loads((two / f"facts {rank}.json").read_text()) for rank in (0, 1)]
     assert [f["answers"] for f in facts] == [[True, False]] * 2
+    assert [f["largest"] for f in facts] == [[1, 0, 2.0**-23]] * 2
     assert [f["words"] for f in facts] == ["2 x CPU, 1 thread"] * 2
 
 

@@ -112,9 +112,10 @@ class ImageData:
         Raises:
             ValueError: ``per_class`` is not between 1 and the size of the smallest class.
 
-        >>> from nclib.networks import load
-        >>> load("digits").subset(5, seed=0)
-        ImageData('digits (scikit-learn)', N=50, K=10, 1 x 8 x 8)
+        Examples:
+            >>> from nclib.networks import load
+            >>> load("digits").subset(5, seed=0)
+            ImageData('digits (scikit-learn)', N=50, K=10, 1 x 8 x 8)
         """
         counts = np.bincount(self.labels)
         smallest = counts.min()

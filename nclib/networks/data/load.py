@@ -129,10 +129,11 @@ def digits(per_class: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: ``per_class`` is not between 1 and the size of the smallest class.
 
-    >>> from nclib.networks import digits
-    >>> images, labels = digits(per_class=3)
-    >>> images.shape, labels[:5]
-    ((30, 64), array([0, 0, 0, 1, 1]))
+    Examples:
+        >>> from nclib.networks import digits
+        >>> images, labels = digits(per_class=3)
+        >>> images.shape, labels[:5]
+        ((30, 64), array([0, 0, 0, 1, 1]))
     """
     images, labels = load_digits(return_X_y=True)
     smallest = int(np.bincount(labels).min())
@@ -168,9 +169,10 @@ def load(name: str, split: str = "train", root: str | os.PathLike | None = None)
         DataMissing: The data set is not there.
         CorruptData: A file is truncated, damaged, or not what its name promises.
 
-    >>> from nclib.networks import load
-    >>> load("digits")
-    ImageData('digits (scikit-learn)', N=1740, K=10, 1 x 8 x 8)
+    Examples:
+        >>> from nclib.networks import load
+        >>> load("digits")
+        ImageData('digits (scikit-learn)', N=1740, K=10, 1 x 8 x 8)
     """
     reader = _reader(name, split, root)
     if reader is not None:
@@ -192,9 +194,10 @@ def available(name: str, root: str | os.PathLike | None = None, split: str = "tr
     Raises:
         ValueError: The name or the split cannot be.
 
-    >>> from nclib.networks import available
-    >>> available("digits")
-    True
+    Examples:
+        >>> from nclib.networks import available
+        >>> available("digits")
+        True
     """
     return _reader(name, split, root) is not None
 

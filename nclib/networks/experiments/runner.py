@@ -25,8 +25,9 @@ from nclib.measured.records import Data, Epochs, Layers, Result, Versions
 from nclib.networks import parallel
 from nclib.networks.data.load import load
 from nclib.networks.experiments.settings import Run
+from nclib.networks.hooks import own_points
 from nclib.networks.mlp import MLP, last_weights
-from nclib.networks.probes import disagreement, features, points_of, probe
+from nclib.networks.probes import disagreement, features, probe
 from nclib.networks.resnet import ResNet18
 from nclib.networks.samples import Samples
 from nclib.networks.training import Trainer
@@ -110,7 +111,7 @@ class Runner:
             elif not self._train(stage, trainer, deadline, on_epoch):
                 return self._save(complete=False)
             if stage + 1 < settings.stages:
-                values = features(network, samples, points_of(network)["layer 1"])
+                values = features(network, samples, own_points(network)["layer 1"])
         return self._save(complete=True)
 
     def _train(
@@ -154,7 +155,7 @@ class Runner:
     def _measure(self, stage: int, trainer: Trainer) -> dict[str, float | None]:
         """Loss, error and the metrics of the last features; in some epochs also all layers."""
         settings, network, samples = self.settings, trainer.network, trainer.samples
-        points = points_of(network)
+        points = own_points(network)
         *_, last = points
         all_layers = settings.all_layers(trainer.epoch)
         if not all_layers:
@@ -162,9 +163,11 @@ class Runner:
         found = probe(network, samples, points)
         if all_layers:
             self._measure_layers(stage, trainer, found.statistics, last)
-        loss = trainer.recipe.mean_loss(found.scores, found.labels)
-        error = (found.scores.argmax(1) != found.labels).double().mean()
-        sums = torch.stack([loss, error]).double() * len(found.labels)
+        scores, labels = found.scores, found.labels
+        assert scores is not None
+        loss = trainer.recipe.mean_loss(scores, labels)
+        error = (scores.argmax(1) != labels).double().mean()
+        sums = torch.stack([loss, error]).double() * len(labels)
         whole_loss, whole_error = (parallel.total(sums) / len(samples)).tolist()
         return {"loss": whole_loss, "error": whole_error} | metrics(found.statistics[last], network)
 
@@ -173,7 +176,7 @@ class Runner:
     ) -> None:
         """Add one row for each layer; keep the statistics at the end of a stage, if wanted."""
         settings, network, samples = self.settings, trainer.network, trainer.samples
-        points = points_of(network)
+        points = own_points(network)
         nc4 = disagreement(network, samples, statistics, points)
         epoch = stage * settings.recipe.epochs + trainer.epoch
         kept = settings.keep_statistics and settings.seed == 0

@@ -1,0 +1,211 @@
+"""Batches of labeled inputs, whatever they come from: samples, a DataLoader, or any iterable."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from nclib import _checks
+from nclib.networks import parallel
+from nclib.networks.samples import Samples
+
+Data = Samples | Iterable[Any]
+Unpacker = Callable[[Any], tuple[Any, Any]]
+
+
+class Batch(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        inputs: What the network is called with: a tensor, a tuple of arguments, or a dictionary of
+            named ones.
+        labels: Integers (B,) on the CPU from 0 to K - 1, or -1 for a sample that is left out.
+        K: The number of classes known so far.
+    """
+
+    inputs: Any
+    labels: torch.Tensor
+    K: int
+
+    def outputs(self, network: nn.Module) -> Any:
+        """What the network puts out."""
+        if isinstance(self.inputs, Mapping):
+            return network(**self.inputs)
+        if isinstance(self.inputs, tuple):
+            return network(*self.inputs)
+        return network(self.inputs)
+
+
+class Batches:
+    """Data that can be gone through batch by batch.
+
+    Args:
+        data: Samples, or an iterable of pairs of inputs and labels: a DataLoader, a list.
+        device: Where the network is.
+        batch_size: Samples per batch at most, where it is not the data that decide.
+        num_classes: K. Without it K is the largest label plus one, and every class must occur.
+        classes: The labels that count as classes, which are then numbered in this order; samples
+            with other labels are left out.
+        unpack: Makes a pair of inputs and labels of what ``data`` yields.
+        in_order: Whether ``Samples`` come in their own order, all of them in every process, and not
+            class by class.
+
+    Raises:
+        ValueError: ``num_classes`` and ``classes`` contradict each other.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        device: torch.device,
+        *,
+        batch_size: int = 100,
+        num_classes: int | None = None,
+        classes: Sequence[int] | None = None,
+        unpack: Unpacker | None = None,
+        in_order: bool = False,
+    ):
+        self.data = data
+        self.device = device
+        self.batch_size = _checks.positive_integer("batch_size", batch_size)
+        self.unpack = unpack
+        self.in_order = in_order
+        self.num_classes = num_classes
+        if num_classes is not None:
+            self.num_classes = _checks.positive_integer("num_classes", num_classes)
+        self.classes = None
+        if classes is not None:
+            self.classes = _class_labels(classes, num_classes)
+            self.num_classes = len(self.classes)
+        self._begun: tuple[Batch, Iterator[Batch]] | None = None
+
+    def first(self) -> Batch | None:
+        """The first batch, which a later iteration begins with; None if there is none."""
+        batches = self._made()
+        batch = next(batches, None)
+        self._begun = None if batch is None else (batch, batches)
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._begun is None:
+            return self._made()
+        batch, rest = self._begun
+        self._begun = None
+        return chain([batch], rest)
+
+    def _made(self) -> Iterator[Batch]:
+        K = self.num_classes or 0
+        found = self._of_samples() if isinstance(self.data, Samples) else self._of_iterable()
+        for inputs, labels in found:
+            y = self._numbered(_labels(labels))
+            K = max(K, int(y.max()) + 1) if len(y) else K
+            yield Batch(_moved(inputs, self.device), y, K)
+
+    def _of_samples(self) -> Iterator[tuple[Any, Any]]:
+        """This process's share of each class, one class after the other."""
+        assert isinstance(self.data, Samples)
+        if self.in_order:
+            shares = [torch.arange(len(self.data), device=self.data.device)]
+        else:
+            shares = [c[parallel.rank() :: parallel.world()] for c in self.data.classes]
+        for share in shares:
+            for index in share.split(self.batch_size) if len(share) else ():
+                yield self.data.inputs(index), self.data.labels[index]
+
+    def _of_iterable(self) -> Iterator[tuple[Any, Any]]:
+        assert not isinstance(self.data, Samples)
+        for item in self.data:
+            pair = item if self.unpack is None else self.unpack(item)
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(
+                    f"data must yield pairs of inputs and labels, but it yields {in_words(pair)}; "
+                    "say with unpack=lambda batch: (inputs, labels) what they are."
+                )
+            inputs, labels = pair
+            yield tuple(inputs) if isinstance(inputs, list) else inputs, labels
+
+    def _numbered(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels as numbers of classes, -1 for those that are left out."""
+        if len(labels) == 0:
+            return labels
+        if self.classes is not None:
+            place = torch.full((int(max(labels.max(), self.classes.max())) + 1,), -1)
+            place[self.classes] = torch.arange(len(self.classes))
+            return place[labels]
+        if self.num_classes is not None and labels.max() >= self.num_classes:
+            raise ValueError(
+                f"labels must lie in 0..{self.num_classes - 1}, but the label {labels.max()} "
+                "occurs."
+            )
+        return labels
+
+    def require_all(self, counts: np.ndarray) -> None:
+        """Raise ValueError if a class lacks samples where it must not."""
+        if self.num_classes is not None and self.classes is None:
+            return
+        if counts.all():
+            return
+        k = int(np.argmin(counts != 0))
+        if self.classes is not None:
+            raise ValueError(f"class {self.classes[k]} has no samples; take it out of classes.")
+        raise ValueError(
+            f"class {k} has no samples, although the label {len(counts) - 1} occurs; say with "
+            "num_classes how many classes there are, or with classes which ones are measured."
+        )
+
+
+def _class_labels(classes: Sequence[int], num_classes: int | None) -> torch.Tensor:
+    chosen = np.asarray(classes)
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or len(chosen) == 0 or chosen.min() < 0:
+        raise ValueError(f"classes must be labels, integers from 0 on, but classes = {classes!r}.")
+    if len(set(chosen.tolist())) != len(chosen):
+        raise ValueError(f"classes must be all different, but classes = {classes!r}.")
+    if num_classes is not None and num_classes != len(chosen):
+        raise ValueError(
+            f"num_classes must be {len(chosen)}, the number of classes, or be left out, but "
+            f"num_classes = {num_classes}."
+        )
+    return torch.as_tensor(chosen.astype(np.int64))
+
+
+def _labels(labels: Any) -> torch.Tensor:
+    """Labels as integers (B,) on the CPU."""
+    y = torch.as_tensor(labels).detach().cpu()
+    if y.ndim != 1:
+        raise ValueError(
+            f"labels must have shape (B,), one per sample, but their shape is {tuple(y.shape)}; "
+            "for one-hot labels say unpack=lambda batch: (batch[0], batch[1].argmax(1))."
+        )
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, but their type is {y.dtype}.")
+    if len(y) and y.min() < 0:
+        raise ValueError(f"labels must not be negative, but the label {int(y.min())} occurs.")
+    return y.long()
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    """Inputs on a device, wherever there is a tensor or an array in them."""
+    if isinstance(inputs, np.ndarray):
+        inputs = torch.as_tensor(inputs)
+    if hasattr(inputs, "to"):  # a tensor, or what holds tensors and can move itself
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {key: _moved(value, device) for key, value in inputs.items()}
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
+        return tuple(_moved(value, device) for value in inputs)
+    return inputs
+
+
+def in_words(value: Any) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a dictionary with the keys {', '.join(map(repr, value))}"
+    if isinstance(value, (tuple, list)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return f"a {kind} of {len(value)}: {', '.join(map(in_words, value))}"
+    return f"a value of type {type(value).__name__}"
