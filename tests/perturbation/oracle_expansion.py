@@ -1,4 +1,4 @@
-"""The features problem with optimal weights, on all columns: derivatives by autograd, the flow as an ODE."""
+"""The features problem with optimal weights on all columns: derivatives by autograd, the flow."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from tests.perturbation.oracle_response import slope
 
 
 def potential(model, labels, K):
-    """Features (N, d) as a torch tensor -> N times the smallest objective of Eq. 1 over the weights."""
+    """N times the smallest objective of Eq. 1 over the weights, as a function of features."""
     Y = torch.tensor(one_hot(labels, K), dtype=torch.float64)
     N = Y.shape[1]
 
@@ -24,8 +24,7 @@ def potential(model, labels, K):
 
 
 def derivatives(model, features, labels, Z):
-    """g(H), g'[Z] and g''[Z, Z] (N, d) by automatic differentiation: the gradients of the potential and of its
-    derivatives along Z."""
+    """g(H), g'[Z] and g''[Z, Z] (N, d): gradients of the potential and its derivatives along Z."""
     H = torch.tensor(features, requires_grad=True)
     Z = torch.tensor(Z)
     value, found = potential(model, labels, labels.max() + 1)(H), []
@@ -53,6 +52,6 @@ def dense_flow(model, features, labels, times):
 
 
 def order(steps, errors):
-    """Slope of log error against log step; the steps must span three decades and the errors may not stall."""
+    """Slope of log error against log step, over three decades in which the errors do not stall."""
     assert max(steps) / min(steps) >= 999 and np.all(np.array(errors) > 0)
     return slope(steps, errors)
