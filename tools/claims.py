@@ -12,7 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 from tools.ledger import (
+    ADDED,
     AS_THE_PAPER_SAYS,
+    BEYOND,
     EXPERIMENTS,
     STATUSES,
     Claim,
@@ -79,16 +81,16 @@ def render(claims: list[Claim]) -> str:
         f"- **{status}** ({count[status]}): {meaning}." for status, meaning in STATUSES.items()
     ]
     rows = [f"| {claim_link(claim)} | {claim.title} | {claim.status} |" for claim in claims]
-    departures = [c for c in claims if c.outcome and not c.outcome.startswith(AS_THE_PAPER_SAYS)]
+    as_expected = (*AS_THE_PAPER_SAYS, ADDED)
+    departures = [c for c in claims if c.outcome and not c.outcome.startswith(as_expected)]
     parts = [INTRODUCTION, *meanings, "", "| | Claim | Status |\n|---|---|---|", *rows, ""]
     if departures:
         parts += ["## Where the book adds to the paper or corrects it\n"]
         parts += [*(f"- {claim_link(claim)}: {claim.outcome}" for claim in departures), ""]
-    parts += ["## The claims\n", *(entry(claim) for claim in claims if claim.id not in EXPERIMENTS)]
-    parts += [
-        "## The experiments\n",
-        *(entry(claim) for claim in claims if claim.id in EXPERIMENTS),
-    ]
+    others = {*EXPERIMENTS, *BEYOND}
+    parts += ["## The claims\n", *(entry(claim) for claim in claims if claim.id not in others)]
+    for heading, ids in {"The experiments": EXPERIMENTS, "Beyond the paper": BEYOND}.items():
+        parts += [f"## {heading}\n", *(entry(claim) for claim in claims if claim.id in ids)]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -101,7 +103,8 @@ Every claim and experiment of {cite:t}`tirer2023perturbation` has an entry here:
 our words, where this book derives it, which cell or test checks it, and what came out. A test
 compares this page with the book: each label, proof, cell and test named here exists, and each cell
 has been run. Cells are named by the tags that JupyterLab shows in its property inspector, tests by
-the names of their functions.
+the names of their functions. What the book adds where the paper leaves off has entries of its own,
+B1 and on.
 """
 
 

@@ -22,7 +22,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.myst_blocks import myst_block_plugin
 
 EXPERIMENTS = [f"E{i}" for i in range(1, 4)]
-EXPECTED = [f"C{i}" for i in range(1, 17)] + EXPERIMENTS
+BEYOND = [f"B{i}" for i in range(1, 5)]  # what this book adds where the paper leaves off
+EXPECTED = [f"C{i}" for i in range(1, 17)] + EXPERIMENTS + BEYOND
 STATUSES = {
     "derived": "proved in this book and checked numerically",
     "checked": "checked numerically, or measured where it is an experiment",
@@ -36,6 +37,7 @@ VERDICTS = (
     "Corrected",
     "Not reproduced",
 )
+ADDED = "Added"  # begins the outcome of an entry beyond the paper, and of no other
 STATEMENTS = {
     "thm": "prf:theorem",
     "prop": "prf:proposition",
@@ -47,7 +49,7 @@ SHORTEST_PROOF = 80  # characters; anything shorter is a stub
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper: what it says, where this book deals with it, and what came out."""
+    """One claim of the paper or beyond it: what it says, where it is treated, what came out."""
 
     id: str
     title: str
@@ -234,8 +236,9 @@ def claim_problems(claim: Claim, root: Path) -> list[str]:
         filled = [name for name in ("sections", "checks", "outcome") if getattr(claim, name)]
         found += [f"it is not yet in the book but has {name}" for name in filled]
         return [problem for problem in found if problem]
-    if not claim.outcome.startswith(VERDICTS):
-        found.append(f"its outcome must begin with one of: {', '.join(VERDICTS)}")
+    allowed = (ADDED,) if claim.id in BEYOND else VERDICTS
+    if not claim.outcome.startswith(allowed):
+        found.append(f"its outcome must begin with one of: {', '.join(allowed)}")
     if not claim.checks:
         found.append("it has no check")
     if claim.status == "derived" and claim.id in EXPERIMENTS:
@@ -251,7 +254,7 @@ def problems(claims: list[Claim], root: Path) -> list[str]:
     """What is untrue in the ledger, as sentences; an empty list when nothing is."""
     count = Counter(claim.id for claim in claims)
     found = [f"{i}: must appear once, appears {count[i]} times" for i in EXPECTED if count[i] != 1]
-    found += [f"{i}: the paper has no such claim" for i in count if i not in EXPECTED]
+    found += [f"{i}: there is no such entry" for i in count if i not in EXPECTED]
     found += [
         f"{claim.id}: {problem}" for claim in claims for problem in claim_problems(claim, root)
     ]
@@ -260,7 +263,7 @@ def problems(claims: list[Claim], root: Path) -> list[str]:
         path = notebook.relative_to(root).as_posix()
         used = {tag for cell in cells(notebook, "code") for tag in tags(cell)}
         unlisted = [
-            t for t in sorted(used) if re.match(r"check-[CE]\d", t) and f"{path}#{t}" not in listed
+            t for t in sorted(used) if re.match(r"check-[BCE]\d", t) and f"{path}#{t}" not in listed
         ]
         found += [f"{path} has a cell tagged {tag}, which no claim lists" for tag in unlisted]
     return found

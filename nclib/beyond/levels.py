@@ -105,7 +105,8 @@ def effective(lambda_W: float, decays: ArrayLike, pulls: ArrayLike) -> Model:
 
     On a chain without inner decays :math:`1/\beta_{\mathrm{eff}} = \sum_l 1/\beta_l` and
     :math:`\lambda_{\mathrm{eff}} = \lambda_L`: springs in series. Always
-    :math:`\lambda_{\mathrm{eff}} \ge 0`, and it is zero only if all decays are.
+    :math:`\lambda_{\mathrm{eff}} \ge 0`, and on a chain it is zero only if all decays are. (On a
+    graph a level that hangs on the input alone lends its decay to nobody.)
 
     Args:
         lambda_W: Weight decay of the last layer.

@@ -147,6 +147,15 @@ def test_without_any_decay_none_is_left():
     assert levels.effective(0.1, [0, 0, 0], [1, 2, 3]).lambda_H == 0
 
 
+def test_the_decay_of_a_dead_end_at_the_input_reaches_nobody():
+    """A level linked to the input alone: the last level sees neither its decay nor the level."""
+    links = [[0, 1, 1], [1, 0, 0], [1, 0, 0]]
+    model = levels.effective(0.1, [5.0, 0.0], links)
+    assert (model.lambda_H, model.beta) == (0.0, 1.0)
+    p, q = levels.weights([5.0, 0.0], links)
+    assert p.tolist() == [1 / 6, 0.0] and q.tolist() == [0.0, 1.0]
+
+
 def test_a_chain_given_as_a_graph_is_the_same():
     network = random_chain(np.random.default_rng(0), 5)
     pulls = np.diag(network.links, 1)

@@ -84,6 +84,15 @@ def test_a_true_ledger_passes(tmp_path):
     assert book(tmp_path) == []
 
 
+def test_an_entry_beyond_the_paper_has_its_own_verdict_and_section(tmp_path):
+    names = {"sections": (f"{NOTEBOOK}#thm-one",), "checks": (f"{NOTEBOOK}#check-B1",)}
+    claim = replace(CLAIM, id="B1", outcome="Added: so it is.", **names)
+    assert book(tmp_path, claim=claim, code=cell(metadata={"tags": ["check-B1"]})) == []
+    page = render([claim])
+    assert page.index("## Beyond the paper") < page.index("### B1.")
+    assert "corrects it" not in page
+
+
 def test_a_proof_further_on_counts_when_it_names_its_statement(tmp_path):
     lemma = ":::{prf:lemma}\n:label: lem-one\n\nA fact.\n:::"
     named = ":::{prf:proof}\nof {prf:ref}`thm-one`. " + PROOF + "\n:::"
@@ -108,7 +117,9 @@ def test_a_proof_further_on_counts_when_it_names_its_statement(tmp_path):
         ({"status": "done"}, "unknown status"),
         ({"status": "not yet"}, "not yet in the book but has sections"),
         ({"id": "E1"}, "an experiment is checked"),
-        ({"id": "C17"}, "no such claim"),
+        ({"id": "C17"}, "no such entry"),
+        ({"id": "B1"}, "outcome must begin with one of: Added"),
+        ({"outcome": "Added."}, "outcome must begin with one of: Holds as stated"),
     ],
 )
 def test_an_untrue_entry_is_found(tmp_path, change, complaint):
