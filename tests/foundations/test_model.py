@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nclib import ClassStatistics, Model, minimize
-from tests.foundations.oracle_model import dense_objective, one_hot, random_problem
+from nclib.workbench import random_problem
+from tests.foundations.oracle_model import dense_objective, one_hot
 
 SHARED = np.arange(12) % 3
 SIZES = [(3, 5, 4), (4, 4, 2), (2, 3, 1), (3, 2, 6), (1, 2, 3)]

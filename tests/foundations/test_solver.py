@@ -9,7 +9,8 @@ from scipy.optimize import minimize as scipy_minimize
 from nclib import ClassStatistics, Model, Status, minimize
 from nclib.foundations.newton import trust_region_newton
 from nclib.foundations.reduced import ReducedProblem
-from tests.foundations.oracle_model import dense_reduced, one_hot, random_problem, reduced_hessian
+from nclib.workbench import random_problem
+from tests.foundations.oracle_model import dense_reduced, one_hot, reduced_hessian
 
 SIZES = [(3, 5, 4), (4, 4, 2), (2, 3, 1), (3, 2, 6), (1, 1, 1)]
 
