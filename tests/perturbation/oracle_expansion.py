@@ -5,7 +5,6 @@ import torch
 from scipy.integrate import solve_ivp
 
 from tests.foundations.oracle_model import dense_objective, one_hot
-from tests.perturbation.oracle_response import slope
 
 
 def potential(model, labels, K):
@@ -35,7 +34,7 @@ def derivatives(model, features, labels, Z):
     return tuple(found)
 
 
-def dense_flow(model, features, labels, times):
+def dense_flow(model, features, labels, times, method="RK45"):
     """The gradient flow of all samples, (T, N, d)."""
     (N, d), K = features.shape, labels.max() + 1
     Y = one_hot(labels, K)
@@ -46,12 +45,6 @@ def dense_flow(model, features, labels, times):
         return -(W.T @ (W @ H - Y) + model.lambda_H * H).T.ravel()
 
     path = solve_ivp(
-        velocity, (0, times[-1]), features.ravel(), "RK45", times, rtol=1e-11, atol=1e-12
+        velocity, (0, times[-1]), features.ravel(), method, times, rtol=1e-11, atol=1e-12
     )
     return path.y.T.reshape(len(times), N, d)
-
-
-def order(steps, errors):
-    """Slope of log error against log step, over three decades in which the errors do not stall."""
-    assert max(steps) / min(steps) >= 999 and np.all(np.array(errors) > 0)
-    return slope(steps, errors)

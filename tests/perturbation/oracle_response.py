@@ -46,8 +46,3 @@ def relative_error(a, b) -> float:
     a, b = np.asarray(a), np.asarray(b)
     assert a.shape == b.shape
     return np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-300)
-
-
-def slope(x, errors) -> float:
-    """Order of convergence: slope of the least-squares line through log error against log x."""
-    return np.polyfit(np.log(x), np.log(errors), 1)[0]

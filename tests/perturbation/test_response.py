@@ -10,13 +10,13 @@ from scipy.sparse.linalg import eigsh
 from nclib import ClassStatistics, Model, minimize
 from nclib.perturbation.curvature import Curvature
 from nclib.perturbation.response import response, response_large_beta
-from tests.foundations.oracle_model import dense_objective, one_hot, random_problem
+from nclib.workbench import random_problem, slope
+from tests.foundations.oracle_model import dense_objective, one_hot
 from tests.perturbation.oracle_response import (
     dense_large_beta,
     dense_response,
     hessian_blocks,
     relative_error,
-    slope,
 )
 
 

@@ -16,7 +16,7 @@ from nclib.perturbation.second_order import (
     second_order,
 )
 from nclib.perturbation.symbolic import expansion
-from tests.perturbation.oracle_expansion import order
+from nclib.workbench import slope
 
 CASES = {
     "generic": (4, 7, 5, Model(0.5, 0.2, 0.3)),
@@ -57,7 +57,7 @@ def test_error_after_each_order(name):
         rest = step - eps * x.first
         errors.append([np.linalg.norm(r) for r in (step, rest, rest - eps**2 * x.second)])
     for error, expected in zip(np.transpose(errors), (1, 2, 3), strict=True):
-        assert order(EPS, error) == pytest.approx(expected, abs=0.05)
+        assert slope(EPS, error) == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -138,7 +138,7 @@ def test_relative_error_of_the_ratios(name, metric, predict):
         exact = metric(minimize(model, stats).statistics) / metric(stats) / ratio.value - 1
         errors.append([abs(exact), abs(exact - eps * ratio.slope)])
     for error, expected in zip(np.transpose(errors), (1, 2), strict=True):
-        assert order(steps, error) == pytest.approx(expected, abs=0.1)
+        assert slope(steps, error) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["generic", "d = K", "small beta"])

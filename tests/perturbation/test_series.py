@@ -13,8 +13,8 @@ from nclib.perturbation.contraction import contraction
 from nclib.perturbation.series import flow_series, gradient_derivatives, series, series_statistics
 from nclib.perturbation.symbolic import expansion
 from nclib.perturbation.symbolic.flow import h, lambda_H, lambda_W
-from tests.foundations.oracle_model import random_problem
-from tests.perturbation.oracle_expansion import derivatives, order
+from nclib.workbench import random_problem, slope
+from tests.perturbation.oracle_expansion import derivatives
 
 STRONG = {"lambda_W": 0.5, "lambda_H": 0.3}
 CASES = [
@@ -76,7 +76,7 @@ def test_error_of_the_partial_sums(case, terms):
     errors = [
         np.linalg.norm(polyval(tau, coefficients) - displacement(problem, tau)) for tau in TAUS
     ]
-    assert order(TAUS, errors) == pytest.approx(terms + 1, abs=0.03)
+    assert slope(TAUS, errors) == pytest.approx(terms + 1, abs=0.03)
 
 
 def test_error_of_the_series_of_the_statistics():
@@ -92,7 +92,7 @@ def test_error_of_the_series_of_the_statistics():
             ]
         )
     for error in np.transpose(errors):
-        assert order(TAUS, error) == pytest.approx(3, abs=0.03)
+        assert slope(TAUS, error) == pytest.approx(3, abs=0.03)
 
 
 def test_minimizer_and_flow_part_at_second_order_as_predicted():
@@ -103,9 +103,9 @@ def test_minimizer_and_flow_part_at_second_order_as_predicted():
     g = gradient_derivatives(model, H, y)[0]
     half = gradient_derivatives(model, H, y, g, 1)[1] / 2
     gaps = [displacement(problem, tau) - polyval(tau, flow) for tau in TAUS]
-    assert order(TAUS, [np.linalg.norm(gap) for gap in gaps]) == pytest.approx(2, abs=0.03)
+    assert slope(TAUS, [np.linalg.norm(gap) for gap in gaps]) == pytest.approx(2, abs=0.03)
     rest = [np.linalg.norm(gap - tau**2 * half) for gap, tau in zip(gaps, TAUS, strict=True)]
-    assert order(TAUS, rest) == pytest.approx(3, abs=0.03)
+    assert slope(TAUS, rest) == pytest.approx(3, abs=0.03)
 
 
 def test_flow_series_is_the_flow():

@@ -14,7 +14,8 @@ from nclib.perturbation.spectrum import (
     spectrum,
     spectrum_at_radius,
 )
-from tests.perturbation.oracle_response import dense_response, relative_error, slope
+from nclib.workbench import slope
+from tests.perturbation.oracle_response import dense_response, relative_error
 
 MODELS = [
     Model(0.1, 0.1, 0.5),

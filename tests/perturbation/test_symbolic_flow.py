@@ -9,7 +9,7 @@ from nclib import ClassStatistics, Model, nc1
 from nclib.perturbation.central_path import central_path
 from nclib.perturbation.series import series_statistics
 from nclib.perturbation.symbolic import expansion, flow
-from tests.foundations.oracle_model import random_problem
+from nclib.workbench import random_problem
 
 g = sp.Function("g")(flow.h)
 
