@@ -1,68 +1,82 @@
-r"""The gradient flow of the unconstrained features, solved in class statistics (Theorem 3.1 of Tirer et al., 2023).
+r"""The gradient flow of the unconstrained features (Theorem 3.1 of Tirer et al., 2023).
 
-With the weights kept optimal, W = W*(H), the flow dH/dt = -N grad L(H) reads, for the class means and for the
-deviations Delta = H - Hbar of the samples from them,
+With the weights kept optimal, W = W*(H), the flow dH/dt = -N grad L(H) reads, for the class means
+and for the deviations :math:`\Delta = H - \bar H` of the samples from them,
 
 .. math::
     \frac{d\bar H}{dt} = W^\top(I - W\bar H) - \lambda_H\bar H, \qquad
     \frac{d\Delta}{dt} = -(W^\top W + \lambda_H I)\,\Delta .
 
-W depends on H only through the means and Sigma_W, and the second equation is linear in Delta, so a factor F of
-Sigma_W = F F^T obeys it too: the flow closes in d (K + rank Sigma_W) numbers whatever the number of samples.
+W depends on H only through the means and Sigma_W, and the second equation is linear in Delta, so a
+factor F of Sigma_W = F F^T obeys it too: the flow closes in d (K + rank Sigma_W) numbers whatever
+the number of samples. ``nclib.perturbation.flow`` solves these equations.
 """
 
 from dataclasses import dataclass, field
-from math import exp
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
-from scipy.integrate import solve_ivp
 from threadpoolctl import threadpool_limits
 
 from nclib import _checks
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
+from nclib.perturbation.flow import Coupled, Stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CentralPath:
     """The flow at the requested times.
 
     Attributes:
-        times: (T,) as given.
-        statistics: class statistics of H at each time, a tuple of length T.
-        start: class statistics at time zero.
+        times: The times, shape (T,), increasing.
+        statistics: Class statistics of H at each time, a tuple of length T.
+        start: Class statistics at time zero.
     """
 
     times: np.ndarray
     statistics: tuple[ClassStatistics, ...]
     start: ClassStatistics
-    _transport: tuple[np.ndarray, ...] = field(
-        repr=False
-    )  # deviations at time t from whitened ones at zero, (d, r)
-    _whiten: np.ndarray = field(repr=False)  # (r, d)
+    # Deviations at each time from whitened ones at time zero, (d, r), and what whitens, (r, d).
+    _transport: tuple[np.ndarray, ...] = field(repr=False)
+    _whiten: np.ndarray = field(repr=False)
+
+    def __repr__(self) -> str:
+        start = self.start
+        return (
+            f"CentralPath(K={start.K}, d={start.d}, N={start.N}, "
+            f"{len(self.times)} times from {self.times[0]:.6g} to {self.times[-1]:.6g})"
+        )
 
     def features(self, features: ArrayLike, labels: ArrayLike) -> np.ndarray:
-        """Every sample at every time, (T, N, d), from the features (N, d) at time zero.
+        """Every sample at every time, shape (T, N, d).
+
+        Args:
+            features: The features at time zero, shape (N, d), whose statistics the path started
+                from.
+            labels: Shape (N,), integers 0..K-1.
 
         Raises:
-            ValueError: if the features are not those whose statistics the path started from.
+            TypeError: The features are not real or the labels not integers.
+            ValueError: The features are not those that the path started from: their class sizes,
+                class means or within-class covariance are others.
+
+        Examples:
+            >>> H0, labels = np.eye(4, 3), np.array([0, 0, 1, 1])
+            >>> stats = ClassStatistics.from_features(H0, labels)
+            >>> path = central_path(Model(0.1, 0.1), stats, [0.0, 1.0])
+            >>> path.features(H0, labels).shape
+            (2, 4, 3)
         """
-        H0 = _checks.as_features(features).astype(float, copy=False)
+        H0 = _checks.as_features(features)
         y = _checks.as_labels(labels, len(H0), self.start.K)
-        if H0.shape[1] != self.start.d or not np.array_equal(
-            np.bincount(y, minlength=self.start.K), self.start.counts
-        ):
-            raise ValueError(
-                f"the path starts from {self.start.N} samples in {self.start.d} dimensions with class sizes "
-                f"{self.start.counts}; the features given are of shape {H0.shape} with other sizes."
-            )
+        _check_same(self.start, ClassStatistics.from_features(H0, y, self.start.K))
         whitened = (H0 - self.start.means.T[y]) @ self._whiten.T
         return np.stack(
             [
-                s.means.T[y] + whitened @ X.T
-                for s, X in zip(self.statistics, self._transport, strict=True)
+                point.means.T[y] + whitened @ X.T
+                for point, X in zip(self.statistics, self._transport, strict=True)
             ]
         )
 
@@ -72,123 +86,64 @@ def central_path(
 ) -> CentralPath:
     r"""The gradient flow of Theorem 3.1 at the given times, from the statistics at time zero.
 
-    .. math:: \frac{dH}{dt} = -N\,\nabla_H L(H) = -W^\top(WH - Y) - \lambda_H H, \qquad W = W^*(H)
+    .. math::
+        \frac{dH}{dt} = -N\,\nabla_H L(H) = -W^\top(WH - Y) - \lambda_H H, \qquad W = W^*(H)
 
-    L is Eq. 1 with the weights minimized, so beta is not used. Sigma_W is carried as exp(2s) X X^T with X of norm one
-    and as many columns as Sigma_W has rank: it stays positive semidefinite, keeps its rank, and is accurate relative
-    to its own trace however far it decays. (Directions of variance below 1e-16 of that trace are rounding.) The number
-    of steps grows like sqrt(lambda_H / lambda_W) times the last time, the cost of one like d^3. Unequal class sizes are
+    L is Eq. 1 with the weights minimized, so beta is not used. Sigma_W is accurate relative to its
+    own trace however far it decays. (Directions of variance below 1e-16 of that trace are
+    rounding.) The number of steps is bounded by about sqrt(lambda_H / lambda_W) times the time
+    that the spread takes to leave the span of the means; after that the equations are those of at
+    most K dimensions, and when the means rest, an exponential function. Unequal class sizes are
     allowed, in the model with 1/(2N) before the terms in H.
 
     Args:
-        model: lambda_W > 0 and lambda_H >= 0; beta is ignored.
-        stats: statistics at time zero; every class needs a sample.
-        times: (T,) increasing, the first at least zero.
-        rtol: relative tolerance of the integrator (Dormand and Prince, order 8), at least 3e-14.
+        model: The decays, lambda_W > 0 and lambda_H >= 0; beta is ignored.
+        stats: Statistics at time zero; every class needs a sample.
+        times: Shape (T,), increasing, the first at least zero; or one time.
+        rtol: Relative tolerance of the integrator (Dormand and Prince, order 8), at least 3e-14.
 
     Raises:
-        ValueError: if the times are not increasing or one is negative, a class has no samples, or the integrator
-            gives up.
+        TypeError: The model or the statistics are of another type.
+        ValueError: The times are not increasing or one is negative, rtol is too small, a class has
+            no samples, or the integrator gives up.
+
+    Examples:
+        >>> stats = ClassStatistics(np.array([4, 4]), np.eye(3, 2), 0.1 * np.eye(3))
+        >>> path = central_path(Model(0.1, 0.1), stats, [0.0, 10.0, 1000.0])
+        >>> path
+        CentralPath(K=2, d=3, N=8, 3 times from 0 to 1000)
+        >>> path.statistics[-1].means.round(3)
+        array([[0.949, 0.   ],
+               [0.   , 0.949],
+               [0.   , 0.   ]])
     """
     _checks.instance("model", model, Model)
     _checks.instance("stats", stats, ClassStatistics)
-    t = _times(times)
     _checks.every_class(stats.counts)
-    flow = _Flow(model, stats)
+    t = _times(times)
+    if not _checks.positive("rtol", rtol) >= 3e-14:
+        raise ValueError(f"rtol must be at least 3e-14, but rtol = {rtol}.")
+    variances, basis = linalg.eigh(stats.within, driver="evd")
+    keep = variances > max(variances[-1], 0) * stats.d * np.finfo(float).eps
+    deviations = np.sqrt(variances[keep])
     with threadpool_limits(1 if stats.d < 256 else None, user_api="blas"):
-        states = flow.solve(t, rtol)
-    points = [flow.statistics(state) for state in states]
-    transport = tuple(exp(state[-1]) * flow.split(state)[1] for state in states)
-    return CentralPath(t, tuple(points), stats, transport, flow.whiten)
-
-
-class _Flow:
-    """The right-hand side on the state (B, X, s), one flat vector, with the means Hbar = B V^T.
-
-    For balanced classes V spans the row space of Hbar(0): the flow keeps the kernel of Hbar, and equal means equal, but
-    rounding would be amplified there. Otherwise V is the identity.
-    """
-
-    def __init__(self, model: Model, stats: ClassStatistics):
-        self.model, self.stats = model, stats
-        self.shares, self.V = stats.shares, np.eye(stats.K)
-        if stats.balanced:
-            _, a, VT = linalg.svd(stats.means, full_matrices=False)
-            self.V = VT[a > a[0] * max(stats.means.shape) * np.finfo(float).eps].T
-            self.shares = np.ones(self.V.shape[1])
-        variances, basis = linalg.eigh(stats.within, driver="evd")
-        keep = variances > max(variances[-1], 0) * stats.d * np.finfo(float).eps
-        self.factor = basis[:, keep] * np.sqrt(variances[keep])
-        self.whiten = (basis[:, keep] / np.sqrt(variances[keep])).T
-        self.rank = int(keep.sum())
-
-    def split(self, state):
-        """B (d, rank of the means) and X (d, rank of Sigma_W)."""
-        d, size = self.stats.d, self.stats.d * self.V.shape[1]
-        return state[:size].reshape(d, -1), state[size:-1].reshape(d, self.rank)
-
-    def slope(self, _, state):
-        """Time derivative of (B, X, s); s takes up the decay of the norm of X."""
-        B, X = self.split(state)
-        lam, lambda_W = self.model.lambda_H, self.model.lambda_W
-        weighted = B * self.shares
-        T = weighted @ B.T + (self.stats.K * exp(2 * state[-1])) * (X @ X.T)
-        T.flat[:: len(T) + 1] += lambda_W
-        factor = linalg.cho_factor(T, lower=True, overwrite_a=True, check_finite=False)
-        W = linalg.cho_solve(factor, weighted, check_finite=False).T
-        WX = W @ X
-        # Any decay taken from X and given to s is exact; this one keeps the norm of X where it is.
-        decay = np.sum(WX**2) / max(np.sum(X**2), 0.5)
-        mean_slope = W.T @ (np.eye(len(W)) - W @ B) - lam * B
-        return np.concatenate([mean_slope.ravel(), (decay * X - W.T @ WX).ravel(), [-lam - decay]])
-
-    def solve(self, times, rtol):
-        """The states at the given times; the integrator restarts at each, so none is interpolated."""
-        norm = np.linalg.norm(self.factor)
-        X = self.factor / norm if self.rank else self.factor
-        state = np.concatenate(
-            [(self.stats.means @ self.V).ravel(), X.ravel(), [np.log(norm) if self.rank else 0.0]]
-        )
-        now, step, states = 0.0, None, []
-        for time in times:
-            if time > now:
-                first = None if step is None else min(step, time - now)
-                result = solve_ivp(
-                    self.slope,
-                    (now, time),
-                    state,
-                    method="DOP853",
-                    rtol=rtol,
-                    atol=self.atol(rtol),
-                    first_step=first,
-                )
-                if not result.success:
-                    raise ValueError(
-                        f"the flow was lost between t = {now:.6g} and {time:.6g}: {result.message}"
-                    )
-                state, now = result.y[:, -1], time
-                step = np.diff(result.t).max()
-            states.append(state)
-        return states
-
-    def atol(self, rtol):
-        """Absolute tolerance, relative to the size of the means and of X as wholes and to one in the exponent."""
-        scale = (
-            np.linalg.norm(self.stats.means)
-            + np.linalg.norm(self.factor)
-            + np.sqrt(self.model.lambda_W)
-        )
-        size = self.stats.d * self.V.shape[1]
-        return rtol * np.concatenate([np.full(size, scale), np.ones(self.factor.size), [1.0]])
-
-    def statistics(self, state):
-        """Class statistics of one state."""
-        B, X = self.split(state)
-        F = exp(state[-1]) * X
-        return ClassStatistics(self.stats.counts, B @ self.V.T, F @ F.T, self.stats.resolution)
+        stage: Stage = Coupled(model, stats, basis[:, keep] * deviations, rtol)
+        now, points, transport = 0.0, [], []
+        for time in t:
+            while now < time:
+                now = stage.advance(now, time)
+                if now < time:
+                    stage = stage.next()
+            F = stage.deviations()
+            transport.append(F)
+            points.append(ClassStatistics(stats.counts, stage.means(), F @ F.T, stats.resolution))
+    return CentralPath(t, tuple(points), stats, tuple(transport), (basis[:, keep] / deviations).T)
 
 
 def _times(times: ArrayLike) -> np.ndarray:
+    """Checked times as a vector."""
+    if np.ndim(times) == 0:
+        times = np.reshape(times, 1)
     t = _checks.as_array("times", times, (np.size(times),))
     if t.size == 0:
         raise ValueError("times must hold at least one time, but it is empty.")
@@ -199,3 +154,29 @@ def _times(times: ArrayLike) -> np.ndarray:
         i = int(np.argmax(gaps <= 0))
         raise ValueError(f"times must increase, but {t[i + 1]} follows {t[i]}.")
     return t
+
+
+def _check_same(start: ClassStatistics, given: ClassStatistics) -> None:
+    """Refuse statistics that are not those of the start, up to rounding."""
+    if given.d != start.d or not np.array_equal(given.counts, start.counts):
+        raise ValueError(
+            f"the path starts from {start.N} samples in {start.d} dimensions with class sizes "
+            f"{start.counts}; the features given are {given.N} samples in {given.d} dimensions "
+            f"with class sizes {given.counts}."
+        )
+    allowed = max(1e-9, 4 * start.resolution, 4 * given.resolution)
+    deviation = float(np.sqrt(np.trace(start.within)))
+    size = float(np.abs(start.means).max()) + deviation
+    for name, difference, scale in (
+        ("class means", given.means - start.means, size),
+        (
+            "within-class covariance",
+            given.within - start.within,
+            size * deviation + allowed * size**2,
+        ),
+    ):
+        if not np.abs(difference).max() <= allowed * scale:
+            raise ValueError(
+                f"the features are not those that the path started from: their {name} differ by "
+                f"up to {np.abs(difference).max():.3g}."
+            )

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.integrate import OdeSolver
 
 from nclib import ClassStatistics, Model, minimize, nc1, nc1_trace, nc2
+from nclib.perturbation import flow
 from nclib.perturbation.central_path import central_path
 from nclib.perturbation.series import gradient_derivatives, series_statistics
-from tests.foundations.oracle_model import random_problem
-from tests.perturbation.oracle_expansion import dense_flow, order
+from nclib.workbench import random_problem, slope
+from tests.perturbation.oracle_expansion import dense_flow
 
 CASES = [
     {"K": 3, "d": 5, "n": 4},
@@ -33,21 +35,160 @@ def velocity(model, stats):
     return found.means[1], found.within[1]
 
 
+def check_flow(model, H0, y, times, method="RK45", atol=1e-9):
+    """The path is the flow of all samples: features, means and Sigma_W at every time."""
+    path = central_path(model, ClassStatistics.from_features(H0, y), times)
+    dense = dense_flow(model, H0, y, times, method)
+    for H, mine, point in zip(dense, path.features(H0, y), path.statistics, strict=True):
+        exact = ClassStatistics.from_features(H, y)
+        np.testing.assert_allclose(mine, H, atol=atol)
+        np.testing.assert_allclose(point.means, exact.means, atol=atol)
+        np.testing.assert_allclose(point.within, exact.within, atol=atol)
+    return path
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_flow_of_all_samples(case):
     model, H0, y = random_problem(1, **case)
-    stats = ClassStatistics.from_features(H0, y)
-    times = [0.0, 0.2, 1.5, 8.0]
-    path = central_path(model, stats, times)
-    features = path.features(H0, y)
-    for H, mine, point in zip(
-        dense_flow(model, H0, y, times), features, path.statistics, strict=True
-    ):
-        dense = ClassStatistics.from_features(H, y)
-        np.testing.assert_allclose(mine, H, atol=1e-9)
-        np.testing.assert_allclose(point.means, dense.means, atol=1e-9)
-        np.testing.assert_allclose(point.within, dense.within, atol=1e-9)
-        assert rank(point.within) == rank(stats.within)
+    path = check_flow(model, H0, y, [0.0, 0.2, 1.5, 8.0])
+    for point in path.statistics:
+        assert rank(point.within) == rank(path.start.within)
+
+
+def dead_units(H0, y):
+    return H0 * [1, 0, 1, 0, 1]
+
+
+def no_spread(H0, y):
+    return ClassStatistics.from_features(H0, y).means.T[y]
+
+
+def equal_means(H0, y):
+    return H0 - no_spread(H0, y) + H0[0]
+
+
+def means_on_a_line(H0, y):
+    return H0 - no_spread(H0, y) + np.outer(np.arange(1.0, y.max() + 2)[y], H0[0])
+
+
+def spread_off_the_means(H0, y):
+    return no_spread(H0, y) * [1, 1, 1, 0, 0] + (H0 - no_spread(H0, y)) * [0, 0, 0, 1, 1]
+
+
+def spread_in_the_means(H0, y):
+    return H0 * [1, 1, 1, 0, 0]
+
+
+def small(H0, y):
+    return 1e-3 * H0
+
+
+def large(H0, y):
+    return 1e2 * H0
+
+
+DEGENERATE = [
+    dead_units, no_spread, equal_means, means_on_a_line, spread_off_the_means,
+    spread_in_the_means, small, large,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("counts", [[4, 4, 4], [2, 4, 7], [1, 1, 1], [6]], ids=str)
+@pytest.mark.parametrize("change", DEGENERATE, ids=lambda change: change.__name__)
+def test_it_is_the_flow_on_degenerate_features_through_all_stages(change, counts):
+    """Long enough for the means to leave the spread behind, and to come to rest."""
+    model, H0, y = random_problem(2, counts=counts, K=len(counts), lambda_W=0.3, lambda_H=0.4)
+    H0 = change(H0, y)
+    times = [0.5, 5.0, 25.0, 120.0]
+    if change in (equal_means, means_on_a_line) and counts[0] == counts[-1] and len(counts) > 1:
+        # A saddle, which the oracle leaves by its own rounding.
+        times = [0.1, 0.5, 3.0]
+    check_flow(model, H0, y, times, atol=1e-9 * max(1, np.abs(H0).max()))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_the_flow_on_random_problems_through_all_stages(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 5, size=rng.integers(1, 5))
+    lambda_W, lambda_H = np.exp(rng.uniform(-2, 0.5, 2))
+    d = int(rng.integers(1, 7))
+    model, H0, y = random_problem(seed, len(counts), d, 0, lambda_W, lambda_H, 1.0, 1.0, counts)
+    check_flow(model, H0, y, [0.3, 3.0, 30.0, 150.0])
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3], [2, 3, 5]], ids=str)
+@pytest.mark.parametrize(
+    "lambda_W, lambda_H, times",
+    [(1e-6, 1e3, [1e-4, 2e-3, 0.02]), (1e-3, 1e-3, [1.0, 30.0, 200.0]), (1e-8, 10.0, [1e-3, 0.3])],
+)
+def test_it_is_the_flow_where_that_is_stiff(lambda_W, lambda_H, times, counts):
+    _, H0, y = random_problem(3, counts=counts)
+    check_flow(Model(lambda_W, lambda_H), H0, y, times, "Radau", atol=2e-9)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """A list that grows by one entry for each step of an integrator."""
+    taken, step = [], OdeSolver.step
+    monkeypatch.setattr(OdeSolver, "step", lambda self: (taken.append(type(self)), step(self))[1])
+    return taken
+
+
+@pytest.mark.parametrize(
+    "lambda_W, lambda_H, end, most, cases",
+    [
+        (1e-6, 1e3, 10.0, 400, [{}, {"counts": [2, 5, 3]}, {"d": 3}, {"K": 4, "d": 2}]),
+        (0.01, 0.01, 1e6, 400, [{}, {"counts": [2, 5, 3]}, {"d": 3}, {"K": 4, "d": 2}]),
+        (1e-3, 1e-3, 1e9, 1500, [{}, {"counts": [2, 5, 3]}]),
+        (1e-5, 1e-5, 1e9, 400, [{"d": 3}, {"K": 4, "d": 2}]),
+        (2.0, 3.0, 1e6, 200, [{}, {"counts": [2, 5, 3]}]),
+        (0.01, 0.0, 1e6, 2500, [{"d": 3}, {"counts": [2, 5, 3], "d": 2}]),
+    ],
+)
+def test_stiff_and_long_runs_end(steps, lambda_W, lambda_H, end, most, cases):
+    model = Model(lambda_W, lambda_H)
+    for case in cases:
+        steps.clear()
+        problem = random_problem(0, **case)
+        before, after = central_path(model, problem.statistics, [end / 2, end]).statistics
+        assert len(steps) <= most
+        assert np.trace(after.within) <= np.trace(before.within)
+        if lambda_H > 0:  # without decay the means grow for ever
+            np.testing.assert_allclose(after.means, before.means, atol=1e-14)
+            speed = np.abs(velocity(model, after)[0]).max()
+            assert speed < 1e-12 * (lambda_H + model.kappa)
+        if 0 < model.c < 1 and after.d >= after.K and after.balanced:
+            np.testing.assert_allclose(
+                after.means.T @ after.means / model.rho, np.eye(after.K), atol=1e-12
+            )
+
+
+def test_the_spread_decays_at_its_rates_for_a_long_time():
+    """Off the frame with lambda_H and in it with kappa, through every stage to 1e-250."""
+    model = Model(0.02, 0.05)
+    for case, rate in (({"d": 5}, model.lambda_H), ({"d": 3}, model.kappa)):
+        problem = random_problem(4, **case)
+        times = np.array([250.0, 280.0]) / rate
+        before, after = central_path(model, problem.statistics, times).statistics
+        fall = np.log(np.trace(before.within) / np.trace(after.within))
+        assert fall == pytest.approx(60, rel=1e-9)
+        assert np.trace(after.within) > 1e-260
+
+
+def test_implicit_steps_are_taken_where_it_is_stiff_and_only_there(steps):
+    problem = random_problem(0)
+    central_path(Model(1e-3, 1e-3), problem.statistics, [1e6])
+    assert {cls.__name__ for cls in steps} == {"DOP853", "LSODA"}
+    steps.clear()
+    central_path(problem.model, problem.statistics, [1e6])
+    assert {cls.__name__ for cls in steps} == {"DOP853"}
+
+
+def test_a_run_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(flow, "MOST_STEPS", 50)
+    problem = random_problem(0)
+    with pytest.raises(ValueError, match="too stiff: 50 steps from t = 0 led to t = "):
+        central_path(Model(1e-3, 1e-3), problem.statistics, [1e4])
 
 
 def test_the_times_in_between_do_not_matter():
@@ -73,7 +214,7 @@ def test_one_step_of_the_minimizer_follows_it_to_first_order():
     for tau, H in zip(taus, path, strict=True):
         step = minimize(replace(model, beta=1 / tau), problem.statistics).features(H0, y)
         gaps.append(step - H)
-    assert order(taus, [np.linalg.norm(gap) for gap in gaps]) == pytest.approx(2, abs=0.02)
+    assert slope(taus, [np.linalg.norm(gap) for gap in gaps]) == pytest.approx(2, abs=0.02)
     np.testing.assert_allclose(gaps[1] / taus[1] ** 2, half, atol=0.02 * np.abs(half).max())
 
 
@@ -138,7 +279,7 @@ def test_noise_off_the_means_decays_with_the_features_alone():
 
 
 def test_equal_means_stay_equal():
-    """tr Sigma_B stays zero along the flow, and for the minimizer at large beta, but not at small beta."""
+    """Of the flow and of the minimizer at large beta, tr Sigma_B stays zero; at small beta not."""
     rng = np.random.default_rng(7)
     means = np.repeat(rng.normal(size=(4, 1)), 3, axis=1)
     stats = ClassStatistics(np.full(3, 5), means, np.diag([0.1, 0.2, 0.3, 0.4]))
@@ -185,7 +326,7 @@ def test_kernel_of_the_means_is_kept():
 
 
 def test_metric_with_pseudoinverse_can_rise():
-    """NC1 = tr(Sigma_W Sigma_B^+) / K rises along the flow and for minimizers while the trace form falls."""
+    """NC1 rises along the flow and for minimizers while the trace form falls."""
     start = ClassStatistics(
         np.array([5, 5]), np.array([[1.0, 3.0], [2.0, 3.0]]), np.diag([0.0, 0.1])
     )
@@ -219,7 +360,7 @@ def test_unequal_classes_can_lose_separation():
 
 
 def test_far_along_it_collapses_at_the_stated_rates():
-    """Means become a frame of radius sqrt(rho); Sigma_W stays accurate relative to itself while it decays by 1e-60."""
+    """Means become a frame of radius sqrt(rho); Sigma_W decays by 1e-60, accurate all the way."""
     model = Model(0.2, 0.1)
     kappa = np.sqrt(model.lambda_H / model.lambda_W)
     for K, d, rate in ((3, 3, kappa), (3, 5, model.lambda_H)):
@@ -242,6 +383,7 @@ def test_far_along_it_collapses_at_the_stated_rates():
         ([], "it is empty"),
         ([0.0, np.nan], "times must be finite"),
         ([[0.0, 1.0]], "times must have shape"),
+        (-2.0, "times must not be negative"),
     ],
 )
 def test_bad_times(times, sentence):
@@ -256,6 +398,40 @@ def test_other_refusals():
         central_path(
             problem.model, ClassStatistics.from_features(problem.features, problem.labels, 4), [1.0]
         )
-    path = central_path(problem.model, problem.statistics, [1.0])
-    with pytest.raises(ValueError, match="with other sizes"):
-        path.features(problem.features[1:], problem.labels[1:])
+    for rtol in (1e-15, 0.0, -1e-9):
+        with pytest.raises(ValueError, match="rtol must be"):
+            central_path(problem.model, problem.statistics, [1.0], rtol)
+
+
+def test_one_time_is_enough():
+    problem = random_problem(12)
+    one, many = (central_path(problem.model, problem.statistics, t) for t in (2.0, [2.0]))
+    assert np.array_equal(one.times, [2.0]) and len(one.statistics) == 1
+    assert np.array_equal(one.statistics[0].means, many.statistics[0].means)
+    assert repr(one) == "CentralPath(K=3, d=5, N=12, 1 times from 2 to 2)"
+    assert one == one and one != many and hash(one) == hash(one) and one in [many, one]
+
+
+def test_only_the_features_of_the_start_can_be_carried_along():
+    model, H0, y = problem = random_problem(11)
+    path = central_path(model, problem.statistics, [1.0])
+    with pytest.raises(ValueError, match=r"class sizes \[3 4 4\]"):
+        path.features(H0[1:], y[1:])
+    with pytest.raises(ValueError, match="in 4 dimensions"):
+        path.features(H0[:, 1:], y)
+    noise = np.random.default_rng(0).normal(size=H0.shape)
+    deviations = noise - ClassStatistics.from_features(noise, y).means.T[y]
+    for other, what in (
+        (H0 + 100 * noise, "class means"),
+        (H0 + 1e-6, "class means"),
+        (H0 + 1e-4 * deviations, "within-class covariance"),
+        (H0[np.argsort(y)], "class means"),
+    ):
+        with pytest.raises(ValueError, match=f"not those that the path started from: their {what}"):
+            path.features(other, y)
+    # The same samples in another order, and rounded to the type in which they may be stored.
+    order = np.random.default_rng(1).permutation(len(y))
+    np.testing.assert_allclose(path.features(H0[order], y[order]), path.features(H0, y)[:, order])
+    np.testing.assert_allclose(
+        path.features(H0.astype(np.float32), y), path.features(H0, y), atol=1e-6
+    )
