@@ -39,7 +39,7 @@ def contraction(model: Model) -> Contraction:
     Raises:
         ValueError: beta = 0, lambda_H = 0 or c >= 1: there is no pull to a collapsed minimizer.
 
-    Example:
+    Examples:
         >>> s = contraction(Model(lambda_W=0.1, lambda_H=0.1, beta=1.0))
         >>> print(f"{s.s1:.3f}, {s.s2:.3f}, {s.s3:.3f}")
         0.500, 0.909, 0.735

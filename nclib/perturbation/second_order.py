@@ -116,7 +116,7 @@ def coefficients(model: Model) -> Coefficients:
     Raises:
         ValueError: beta = 0, lambda_H = 0 or c >= 1.
 
-    Example:
+    Examples:
         >>> found = coefficients(Model(0.1, 0.1, beta=1.0))
         >>> print(f"{found.tilt:.3f}, {found.fall:.3f}")
         -0.949, -0.474
@@ -155,7 +155,7 @@ def second_order(
         ValueError: The classes are not balanced, the frame is not orthonormal, d < K, c >= 1,
             lambda_H = 0 or beta = 0.
 
-    Example:
+    Examples:
         >>> Z = np.random.default_rng(0).normal(size=(4, 3))
         >>> found = second_order(Model(0.1, 0.1, beta=1.0), np.eye(3, 2), Z, [0, 0, 1, 1])
         >>> found.second.shape
@@ -195,7 +195,7 @@ def nc1_trace_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistic
         ValueError: Z has no spread within classes or K = 1, where the ratio is 0 / 0, the classes
             are not balanced, the frame is not orthonormal, d < K, c >= 1, lambda_H = 0 or beta = 0.
 
-    Example:
+    Examples:
         >>> noise = ClassStatistics(np.array([4, 4]), np.zeros((3, 2)), np.eye(3))
         >>> ratio = nc1_trace_ratio(Model(0.1, 0.1, beta=1.0), np.eye(3, 2), noise)
         >>> print(f"{ratio.value:.3f}")
@@ -236,7 +236,7 @@ def nc1_ratio(model: Model, frame: ArrayLike, perturbation: ClassStatistics) -> 
             classes are not balanced, the frame is not orthonormal, d < K, c >= 1, lambda_H = 0 or
             beta = 0.
 
-    Example:
+    Examples:
         >>> noise = ClassStatistics(np.array([4, 4]), np.zeros((3, 2)), np.eye(3))
         >>> ratio = nc1_ratio(Model(0.1, 0.1, beta=1.0), np.eye(3, 2), noise)
         >>> print(f"{ratio.value:.3f}, {ratio.slope:.3f}")
@@ -269,7 +269,7 @@ def attenuation(model: Model, K: int, d: int) -> Attenuation:
         TypeError: K or d is not an integer.
         ValueError: d < K, c >= 1, lambda_H = 0 or beta = 0.
 
-    Example:
+    Examples:
         >>> found = attenuation(Model(0.1, 0.1, beta=1.0), K=10, d=100)
         >>> print(f"{found.nc1:.3f}, {found.nc1_trace:.3f}")
         0.250, 0.769

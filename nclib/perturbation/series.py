@@ -26,6 +26,7 @@ from scipy import linalg
 from nclib import _checks
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.weight_solve import WeightSolve
 
 
 class StatisticsSeries(NamedTuple):
@@ -59,7 +60,7 @@ def series(model: Model, features: ArrayLike, labels: ArrayLike, order: int = 3)
         TypeError: The features are not real, or the labels or the order not integers.
         ValueError: The order is less than 1, or features and labels do not fit together.
 
-    Example:
+    Examples:
         >>> H0 = np.array([[1.0, 0.0], [0.0, 1.0]])
         >>> series(Model(0.5, 0.3), H0, [0, 1], order=2)[:, 0, 0].round(3)
         array([ 1.   , -0.078,  0.052])
@@ -83,7 +84,7 @@ def flow_series(model: Model, features: ArrayLike, labels: ArrayLike, order: int
         TypeError: The features are not real, or the labels or the order not integers.
         ValueError: The order is less than 1, or features and labels do not fit together.
 
-    Example:
+    Examples:
         >>> H0 = np.array([[1.0, 0.0], [0.0, 1.0]])
         >>> flow_series(Model(0.5, 0.3), H0, [0, 1], order=2)[:, 0, 0].round(3)
         array([ 1.   , -0.078,  0.026])
@@ -109,7 +110,7 @@ def series_statistics(
         TypeError: The order is not an integer.
         ValueError: The order is less than 1 or a class has no samples.
 
-    Example:
+    Examples:
         >>> stats = ClassStatistics(np.array([4, 4]), np.eye(2), 0.1 * np.eye(2))
         >>> found = series_statistics(Model(0.5, 0.3), stats, order=1)
         >>> found.within[:, 0, 0].round(3)
@@ -164,7 +165,7 @@ def gradient_derivatives(
         ValueError: The order is negative, the direction is missing or its shape is not that of the
             features, or features and labels do not fit together.
 
-    Example:
+    Examples:
         >>> H = np.array([[1.0, 0.0], [0.0, 1.0]])
         >>> gradient_derivatives(Model(0.5, 0.3), H, [0, 1])[0].round(3)
         array([[0.078, 0.   ],
@@ -186,12 +187,12 @@ def gradient_derivatives(
 
 
 class _State(NamedTuple):
-    """Coefficients of W, of E and of g found so far, and the factor of X0 D X0^T + lambda_W I."""
+    """Coefficients of W, of E and of g found so far, and the system X0 D X0^T + lambda_W I."""
 
     W: list[np.ndarray]
     E: list[np.ndarray]
     g: list[np.ndarray]
-    factor: tuple[np.ndarray, bool]
+    solve: WeightSolve
 
 
 class _Columns(NamedTuple):
@@ -218,9 +219,7 @@ class _Columns(NamedTuple):
         return state.g
 
     def _start(self, X0: np.ndarray) -> _State:
-        T = (X0 * self.shares) @ X0.T
-        factor = linalg.cho_factor(T + self.model.lambda_W * np.eye(len(T)))
-        return _State([], [], [], factor)
+        return _State([], [], [], WeightSolve((X0 * self.shares) @ X0.T, self.model.lambda_W))
 
     def _extend(self, state: _State, X: list[np.ndarray]) -> None:
         """One more coefficient of W, E = WX - Y and g, from E D X^T + lambda_W W = 0."""
@@ -231,7 +230,7 @@ class _Columns(NamedTuple):
         )
         known = (E * self.shares) @ X[0].T
         known = known + sum((state.E[j] * self.shares) @ X[k - j].T for j in range(k))
-        W = -linalg.cho_solve(state.factor, known.T).T
+        W = -state.solve.right(known)
         state.W.append(W)
         state.E.append(E + W @ X[0])
         growth = sum(state.W[j].T @ state.E[k - j] for j in range(k + 1))

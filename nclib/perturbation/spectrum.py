@@ -190,7 +190,7 @@ def spectrum(model: Model, K: int, d: int, n: int, first_order: bool = False) ->
         TypeError: K, d or n is not an integer.
         ValueError: beta or lambda_H is 0, K, d or n is less than 1, or d < K although c < 1.
 
-    Example:
+    Examples:
         >>> found = spectrum(Model(0.1, 0.1, beta=1.0), K=3, d=5, n=4)
         >>> found
         Spectrum(within_frame, within_complement, shape, rotation)
@@ -241,7 +241,7 @@ def block_spectrum(
         TypeError: K, d or n is not an integer.
         ValueError: beta or lambda_H is 0, c >= 1, K, d or n is less than 1, or d < K.
 
-    Example:
+    Examples:
         >>> blocks = block_spectrum(Model(0.1, 0.1, beta=1.0), K=3, d=5, n=4)
         >>> print(f"{blocks.crosstalk:.3f}, {blocks.diagonal['angle'].value:.3f}")
         0.132, 0.868
@@ -287,7 +287,7 @@ def spectrum_at_radius(model: Model, singular_values: ArrayLike, d: int, n: int)
         ValueError: d < K, beta = 0, n < 1, or a singular value is negative, or is 0 where the
             minimizer is not unique.
 
-    Example:
+    Examples:
         >>> found = spectrum_at_radius(Model(0.1, 0.1, beta=1.0), [0.5, 1.0, 2.0], d=5, n=4)
         >>> print(f"{found['tilt_0'].value:.3f}, {found['tilt_2'].value:.3f}")
         1.324, 0.916
@@ -338,7 +338,7 @@ def optimal_radii(model: Model, singular_values: ArrayLike) -> np.ndarray:
         ValueError: beta = 0, or a singular value is negative, or is 0 where the minimizer is not
             unique.
 
-    Example:
+    Examples:
         >>> optimal_radii(Model(0.1, 0.1, beta=1.0), [0.5, 2.0]).round(3)
         array([0.662, 1.832])
     """
@@ -381,7 +381,7 @@ def eigenbases(frame: ArrayLike, n: int) -> dict[str, np.ndarray]:
     Raises:
         ValueError: The frame is not orthonormal, d < K, or the bases have more than 2^27 entries.
 
-    Example:
+    Examples:
         >>> bases = eigenbases(np.eye(3, 2), n=2)
         >>> bases["within_frame"].shape, bases["shape"].shape
         ((12, 4), (12, 3))

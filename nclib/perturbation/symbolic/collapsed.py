@@ -82,7 +82,7 @@ class Elasticities(NamedTuple):
 def weight_change() -> sp.Matrix:
     """The change C (2 x 3) that keeps the weights optimal when the means change by A.
 
-    Example:
+    Examples:
         >>> weight_change()[0, 2]
         A_31*e_1/lambda_W
     """
@@ -98,7 +98,7 @@ def weight_change() -> sp.Matrix:
 def curvatures() -> Curvatures:
     """The linearized conditions with the weights eliminated.
 
-    Example:
+    Examples:
         >>> curvatures().tilt
         b - e_1**2/lambda_W
     """
@@ -117,7 +117,7 @@ def curvatures() -> Curvatures:
 def collapsed_residual() -> sp.Expr:
     """The residual e at which an axis of nonzero length stays where it is, H = H0.
 
-    Example:
+    Examples:
         >>> collapsed_residual()
         c
     """
@@ -134,7 +134,7 @@ def rates(residual: sp.Expr = c) -> SpectralRates:
     Args:
         residual: c at a minimizer of Eq. 1, and 1 at H = H0 = 0.
 
-    Example:
+    Examples:
         >>> rates().shape
         4*lambda_H*(1 - c)
     """
@@ -154,7 +154,7 @@ def eigenvalue(rate: sp.Expr) -> sp.Expr:
     Args:
         rate: An expression for t.
 
-    Example:
+    Examples:
         >>> eigenvalue(lambda_H)
         beta/(beta + lambda_H)
     """
@@ -167,7 +167,7 @@ def pair_response() -> tuple[sp.Expr, sp.Expr]:
     The first is an eigenvalue of the diagonal blocks of F, the second, up to its sign, the one
     singular value of the others: A_12 belongs to class 2, A_21 to class 1.
 
-    Example:
+    Examples:
         >>> pair_response()[0]
         (beta + 2*lambda_H*(1 - c))/(beta + 4*lambda_H*(1 - c))
     """
@@ -182,7 +182,7 @@ def large_beta(expr: sp.Expr, order: int) -> sp.Expr:
         expr: An expression in beta.
         order: Highest power of 1/beta.
 
-    Example:
+    Examples:
         >>> large_beta(eigenvalue(lambda_H), 1)
         1 - lambda_H/beta
     """
@@ -197,7 +197,7 @@ def elasticities(expr: sp.Expr) -> Elasticities:
     Args:
         expr: In lambda_H, c and beta.
 
-    Example:
+    Examples:
         >>> elasticities(lambda_H / c)
         Elasticities(lambda_W=-1/2, lambda_H=1/2)
     """
@@ -212,7 +212,7 @@ def lambdified(expr: sp.Expr) -> Callable[..., float]:
     Args:
         expr: The expression; ``lengths`` are (h_1, h_2), needed where h_i, w_i or e_i occur.
 
-    Example:
+    Examples:
         >>> lambdified(eigenvalue(lambda_H))(Model(0.1, 0.25, beta=0.75))
         0.75
     """

@@ -41,7 +41,7 @@ class SecondOrder(NamedTuple):
 def scalar_gradient() -> sp.Expr:
     """The gradient g(h) for d = K = n = 1: lambda_H h - lambda_W h / (h^2 + lambda_W)^2.
 
-    Example:
+    Examples:
         >>> scalar_gradient()
         h*lambda_H - h*lambda_W/(h**2 + lambda_W)**2
     """
@@ -58,7 +58,7 @@ def implicit_series(g: sp.Expr, order: int, flow: bool = False) -> list[sp.Expr]
         order: Highest power.
         flow: Take the flow dx/dtau = -g(x) from h.
 
-    Example:
+    Examples:
         >>> implicit_series(lambda_H * h, 2)
         [-h*lambda_H, h*lambda_H**2]
         >>> implicit_series(lambda_H * h, 2, flow=True)
@@ -83,7 +83,7 @@ def lagrange_series(g: sp.Expr, order: int) -> list[sp.Expr]:
         g: An expression in h, which may hold an undefined function of it.
         order: Highest power.
 
-    Example:
+    Examples:
         >>> lagrange_series(lambda_H * h, 2)
         [-h*lambda_H, h*lambda_H**2]
     """
@@ -103,7 +103,7 @@ def second_order_terms() -> SecondOrder:
     The coefficients come out in c, kappa = sqrt(lambda_H / lambda_W), omega = sqrt((1-c) kappa),
     lambda_H and beta; words that do not occur have coefficient zero and are left out.
 
-    Example:
+    Examples:
         >>> terms = second_order_terms()
         >>> terms.second["P"][B * dq]
         -kappa*omega/(beta + lambda_H)
@@ -185,7 +185,7 @@ def transpose(expr: sp.Expr) -> sp.Expr:
     Args:
         expr: The sum.
 
-    Example:
+    Examples:
         >>> transpose(As * Aa * B)
         -B^T*A_a*A_s
     """

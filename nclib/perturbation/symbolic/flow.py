@@ -51,7 +51,7 @@ class Mode(NamedTuple):
 def energy() -> sp.Expr:
     """K times the objective of Eq. 1 for one mode, with the weight w.
 
-    Example:
+    Examples:
         >>> energy().subs({w: 0})
         lambda_H*(K*v + h**2)/2 + 1/2
     """
@@ -62,7 +62,7 @@ def energy() -> sp.Expr:
 def optimal_weight() -> sp.Expr:
     """The w that minimizes the energy: h / (a + h^2).
 
-    Example:
+    Examples:
         >>> optimal_weight()
         h/(K*v + h**2 + lambda_W)
     """
@@ -78,7 +78,7 @@ def flow() -> Flow:
     :math:`d\delta/dt = -2\delta\,\partial E/\partial(Kv)` and
     :math:`dv/dt = -4v\,\partial E/\partial(Kv)`.
 
-    Example:
+    Examples:
         >>> flow().within
         -2*v*(lambda_H + w**2)
     """
@@ -93,7 +93,7 @@ def at_optimum(expr: sp.Expr) -> sp.Expr:
     Args:
         expr: In h, v, w, K and the decays.
 
-    Example:
+    Examples:
         >>> at_optimum(w * h)
         h**2/(K*v + h**2 + lambda_W)
     """
@@ -103,7 +103,7 @@ def at_optimum(expr: sp.Expr) -> sp.Expr:
 def mode() -> Mode:
     """The functions of M that the proof needs: m / (1 + m), 1 / (1 + m) and m / (1 + m)^2.
 
-    Example:
+    Examples:
         >>> mode().growth
         m/(m + 1)**2
     """
@@ -120,7 +120,7 @@ def between_slope() -> sp.Expr:
         \frac{d}{dt}e^{2\lambda_Ht}\operatorname{tr}\Sigma_B
         = \tfrac2K e^{2\lambda_Ht}\operatorname{tr}\left(\Pi M(I + M)^{-2}\Pi\right)
 
-    Example:
+    Examples:
         >>> between_slope()
         2*m/(m + 1)**2
     """
@@ -130,7 +130,7 @@ def between_slope() -> sp.Expr:
 def within_slope() -> sp.Expr:
     r"""Derivative of the logarithm of exp(2 lambda_H t) v: -2 w^2.
 
-    Example:
+    Examples:
         >>> within_slope()
         -2*w**2
     """
@@ -140,7 +140,7 @@ def within_slope() -> sp.Expr:
 def ratio_slope() -> sp.Expr:
     r"""Derivative of the logarithm of v / h^2: -2 / (K v + h^2 + lambda_W); decay drops out.
 
-    Example:
+    Examples:
         >>> ratio_slope()
         -2/(K*v + h**2 + lambda_W)
     """
@@ -157,7 +157,7 @@ def travel_time() -> sp.Expr:
     which separates. 1 / (dq/dt) has simple poles at 0, rho and -(1 + c) / kappa, so T is a sum of
     three logarithms with the residues in front.
 
-    Example:
+    Examples:
         >>> len(travel_time().args)
         3
     """
@@ -181,7 +181,7 @@ def nc1_slope(means: sp.Matrix, within: sp.Matrix, decay_W: sp.Expr, decay_H: sp
         decay_W: The decay lambda_W.
         decay_H: The decay lambda_H.
 
-    Example:
+    Examples:
         >>> small = sp.Rational(1, 100)
         >>> nc1_slope(sp.Matrix([[1, 3], [2, 3]]), sp.diag(0, sp.Rational(1, 10)), small, small) > 0
         True
