@@ -8,12 +8,12 @@ and ``measured`` can be imported from here. That needs NumPy, SciPy, threadpoolc
 
 from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
-from nclib.foundations.minimize import Solution, Status, minimize
+from nclib.foundations.minimize import Solution, Status, minimize, path
 from nclib.foundations.model import Collapsed, Gradient, Model
 from nclib.foundations.newton import Descent, trust_region_newton
 from nclib.foundations.reduced import Point, ReducedProblem
 from nclib.foundations.search import ridge_start
-from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.statistics import ClassStatistics, PrincipalAxes
 from nclib.foundations.weight_solve import WeightSolve
 from nclib.measured.baselines import baselines, contracted
 from nclib.measured.files import StoredStatistics, load_statistics, save_statistics
@@ -88,6 +88,7 @@ __all__ = [
     "OverSeeds",
     "Point",
     "Prediction",
+    "PrincipalAxes",
     "Ratio",
     "ReducedProblem",
     "Response",
@@ -127,6 +128,7 @@ __all__ = [
     "nc4",
     "optimal_radii",
     "over_seeds",
+    "path",
     "provenance",
     "response",
     "response_large_beta",

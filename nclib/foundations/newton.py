@@ -5,8 +5,9 @@ minimum: there the decrease is measured from the gradients at both ends of the s
 nearly equal values, so the gradient goes down to machine precision.
 """
 
+from collections.abc import Callable
 from math import sqrt
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class SmoothPoint(Protocol):
 
     def precondition(self, R: np.ndarray) -> np.ndarray:
         """An approximate solution X of ``hessian(X) = R``, by a positive definite symmetric map."""
+
+    def moved(self, step: np.ndarray) -> Self:
+        """The point W + step, or a better one that differs from it to second order in the step."""
 
 
 P = TypeVar("P", bound=SmoothPoint)
@@ -69,7 +73,11 @@ class _Step(NamedTuple):
 
 
 def trust_region_newton(
-    problem: SmoothProblem[P], W: np.ndarray, tolerance: float = 1e-14, max_iterations: int = 200
+    problem: SmoothProblem[P],
+    W: np.ndarray,
+    tolerance: float = 1e-14,
+    max_iterations: int = 200,
+    watch: Callable[[P], object] | None = None,
 ) -> Descent[P]:
     """Minimize a smooth function from W and return the last point.
 
@@ -80,6 +88,7 @@ def trust_region_newton(
         tolerance: Stop when the relative gradient norm is at most this, or can no longer be
             reduced.
         max_iterations: Bound on the number of Newton steps tried.
+        watch: Called with the point before every step.
 
     Returns:
         The last point and the number of steps, a pair ``(point, iterations)``.
@@ -97,9 +106,12 @@ def trust_region_newton(
     for iteration in range(max_iterations):
         if point.gradient_norm <= tolerance or stalled >= 4:
             return Descent(point, iteration)
+        if watch is not None:
+            watch(point)
         step, model_decrease, norm, at_boundary, radius = _newton_step(point, radius)
-        trial = problem.at(point.W + step)
-        agreement = decrease(point, trial, step) / model_decrease if model_decrease > 0 else -1.0
+        trial = point.moved(step)
+        gain = decrease(point, trial)
+        agreement = gain / model_decrease if model_decrease > 0 else -1.0
         if agreement < 0.25:
             radius = 0.25 * norm
         elif agreement > 0.75 and at_boundary:
@@ -118,12 +130,12 @@ def trust_region_newton(
     return Descent(point, max_iterations)
 
 
-def decrease(point: SmoothPoint, trial: SmoothPoint, step: np.ndarray) -> float:
+def decrease(point: SmoothPoint, trial: SmoothPoint) -> float:
     """Value at point minus value at trial; by the trapezoidal rule where the difference cancels."""
     difference = point.value - trial.value
     if abs(difference) > 1e-7 * abs(point.value):
         return difference
-    return -0.5 * _inner(point.gradient + trial.gradient, step)
+    return -0.5 * _inner(point.gradient + trial.gradient, trial.W - point.W)
 
 
 def _newton_step(point: SmoothPoint, radius: float | None, max_iterations: int = 500) -> _Step:

@@ -24,7 +24,9 @@ from scipy import linalg
 
 from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.model import Model
+from nclib.foundations.preconditioner import Preconditioner
 from nclib.foundations.statistics import ClassStatistics
+from nclib.foundations.streaming import EPS
 
 
 class ReducedProblem:
@@ -73,9 +75,9 @@ class ReducedProblem:
 
     @classmethod
     def from_statistics(cls, model: Model, stats: ClassStatistics) -> "ReducedProblem":
-        """The problem for these statistics of H0; one symmetric eigendecomposition, O(d^3)."""
-        spread, basis = linalg.eigh(stats.K * stats.within, driver="evd")
-        return cls(model, basis, np.maximum(spread, 0), basis.T @ stats.means, stats.shares)
+        """The problem for these statistics of H0, whose principal axes are computed only once."""
+        variances, axes = stats.principal_axes
+        return cls(model, axes, stats.K * variances, axes.T @ stats.means, stats.shares)
 
     def with_model(self, model: Model) -> "ReducedProblem":
         """The problem for the same statistics and another model; no new decomposition."""
@@ -91,6 +93,31 @@ class ReducedProblem:
             np.concatenate([self.means, np.zeros((K, K))]),
             self.shares,
         )
+
+    @cached_property
+    def zero_directions(self) -> np.ndarray:
+        """Orthonormal basis of the directions in which H0 vanishes up to rounding, shape (d, z).
+
+        Dead units are such directions, and with fewer than d samples there are others.
+        """
+        d = len(self.spread)
+        still = self.spread <= d * EPS * self.spread.max()
+        left, a, _ = linalg.svd(self.means[still])
+        rank = int(np.sum(a > 1e-12 * linalg.norm(self.means)))
+        basis = np.zeros((d, left.shape[1] - rank))
+        basis[still] = left[:, rank:]
+        return basis
+
+    @cached_property
+    def smallest_moment(self) -> float:
+        r"""A size of :math:`YH^\top/\bar n` below which it counts as zero.
+
+        It is that at W = 0, or sqrt(lambda_W), the size at which weights begin to matter, if the
+        means of H0 are larger or zero.
+        """
+        at_zero = self.model.beta / self.b * float(linalg.norm(self.means * self.shares))
+        natural = sqrt(self.model.lambda_W)
+        return min(at_zero, natural) if at_zero > 0 else natural
 
     @property
     def K(self) -> int:
@@ -108,7 +135,8 @@ class ReducedProblem:
 class Point:
     r"""The reduced objective at one W, and the moments of the optimal features.
 
-    Made by `ReducedProblem.at`; all arrays are in the eigenbasis of :math:`\Sigma_W(H_0)`.
+    Made by `ReducedProblem.at`; all arrays are in the eigenbasis of :math:`\Sigma_W(H_0)`. What
+    costs time is computed when first used.
 
     Attributes:
         problem: The reduced problem.
@@ -139,11 +167,10 @@ class Point:
 
     @cached_property
     def gradient_norm(self) -> float:
-        """Norm of the gradient relative to that of its terms, floored at sqrt(lambda_W) (W = 0)."""
-        lambda_W = self.problem.model.lambda_W
-        scale = lambda_W * linalg.norm(self.W) + linalg.norm(self.output_moment)
-        scale += linalg.norm(self.label_moment)
-        return float(linalg.norm(self.gradient) / max(scale, sqrt(lambda_W)))
+        """Norm of the gradient relative to that of its terms."""
+        scale = self.problem.model.lambda_W * linalg.norm(self.W)
+        scale += linalg.norm(self.output_moment) + linalg.norm(self.label_moment)
+        return float(linalg.norm(self.gradient) / max(scale, self.problem.smallest_moment))
 
     @cached_property
     def residual_moment(self) -> np.ndarray:
@@ -202,29 +229,104 @@ class Point:
         return left @ np.vstack([Y, X]) + np.hstack([along_WG, Gamma @ XH, XWG.T]) @ rows
 
     @cached_property
-    def _pencil(self) -> tuple[np.ndarray, np.ndarray]:
-        """C and 1 / |e + diag(T)| with C^T Gamma C = I, C^T (lambda_W I - J/b) C = diag(e)."""
-        problem = self.problem
-        slack = problem.model.lambda_W * np.eye(problem.K) - self.residual_moment / problem.b
-        e, C = linalg.eigh(slack, self.solve.Gamma)
-        diagonal_T = np.sum(self.label_moment.T * self.means, axis=1) + self.scatter / problem.b**2
-        scale = np.abs(e[:, None] + diagonal_T)
-        return C, 1 / np.maximum(scale, 1e-6 * scale.max())
+    def second_moment(self) -> np.ndarray:
+        r"""The features' second moment :math:`T = HH^\top/\bar n`, shape (d, d)."""
+        # G^{-1} V G^{-1} with the diagonal V and G^{-1} = (I - W^T A) / b, A = W G^{-1}.
+        WG, b = self.solve.WG, self.problem.b
+        AV = WG * self.scatter
+        half = self.W.T @ ((AV @ WG.T) @ self.W / 2 - AV)
+        spread = (np.diag(self.scatter) + half + half.T) / b**2
+        return self.means @ self.label_moment + spread
+
+    @cached_property
+    def _preconditioner(self) -> Preconditioner:
+        return Preconditioner(self)
 
     def precondition(self, R: np.ndarray) -> np.ndarray:
-        """Approximate Hessian solve: Gamma X T + (lambda_W - J/b) X with only the diagonal of T."""
-        C, inverse = self._pencil
-        return C @ ((C.T @ R) * inverse)
+        """Approximate solution X of ``hessian(X) = R``, see `Preconditioner`."""
+        return self._preconditioner.solve(R)
+
+    def moved(self, step: np.ndarray) -> "Point":
+        r"""The point W + step, or the one beside it on a curve if that is lower.
+
+        Where the pull is weak, minima lie in curved valleys, because rotating the features costs
+        little, and a straight step leaves the valley. The curve is :math:`C(W + S)` with the K x K
+        matrix C that takes the second-order term :math:`SS^\top` out of the Gram matrix.
+        """
+        straight = self.problem.at(self.W + step)
+        if linalg.norm(step) < 1e-3 * linalg.norm(self.W):
+            return straight
+        W = _along_valley(self.W, step)
+        if W is None:
+            return straight
+        curved = self.problem.at(W)
+        return curved if curved.value < straight.value else straight
+
+    @cached_property
+    def slack(self) -> np.ndarray:
+        r""":math:`\lambda_W b I - J`, (K, K); the certificate asks for no negative eigenvalue."""
+        bound = self.problem.model.lambda_W * self.problem.b
+        return bound * np.eye(self.problem.K) - self.residual_moment
 
     @property
     def certificate(self) -> float:
-        r"""Slack :math:`\lambda_{\min}(\lambda_W b I - J)`; where stationary, >= 0 means global."""
-        problem = self.problem
-        slack = problem.model.lambda_W * problem.b * np.eye(problem.K) - self.residual_moment
-        return float(linalg.eigvalsh(slack)[0])
+        r"""Smallest eigenvalue of the slack; where stationary, >= 0 means a global minimizer."""
+        return float(linalg.eigvalsh(self.slack)[0])
+
+    @cached_property
+    def dual_value(self) -> float:
+        r"""A lower bound on K f at every (W, H), stationary or not, by a dual problem.
+
+        For every K x N matrix :math:`\Lambda` with :math:`\|\Lambda\|_{op}^2 < \mu b`,
+        :math:`\mu = \bar n\lambda_W`,
+
+        .. math::
+            \bar n K f \ge -\tfrac12\|\Lambda\|_F^2 - \langle\Lambda, Y\rangle
+            - \tfrac{\beta^2}2\operatorname{tr} H_0(bI - \tfrac1\mu\Lambda^\top\Lambda)^{-1}H_0^\top
+            + \tfrac\beta2\|H_0\|_F^2 .
+
+        Here :math:`\Lambda = U\operatorname{diag}(q)U^\top E` with the residual E at this point and
+        the eigenvectors U of its second moment J, and each q_i is the best one. At a certified
+        minimizer all are one and the bound is attained.
+        """
+        problem, model, WG = self.problem, self.problem.model, self.solve.WG
+        b, beta, limit = problem.b, model.beta, model.lambda_W * problem.b
+        E = self.W @ self.means - np.eye(problem.K)
+        weighted = E * problem.shares  # E Y^T / n-bar; below, E H0^T / n-bar.
+        with_input = beta * WG * problem.spread + weighted @ problem.means.T
+        j, U = linalg.eigh(self.residual_moment)
+        seen = j > limit * EPS**2
+        j, U = j[seen], U[:, seen]
+        gain = np.abs(np.sum(U * (weighted @ U), axis=0))
+        loss = beta**2 / b * np.sum((U.T @ with_input) ** 2, axis=1)
+        # The bound is concave in each q, with q^2 j < limit: halve the interval where it rises.
+        low, high = np.zeros(len(j)), np.sqrt(limit / j)
+        for _ in range(60):
+            q = (low + high) / 2
+            room = np.maximum(limit - q**2 * j, EPS * limit)
+            rises = gain - q * j > loss * limit * q / room**2
+            low, high = np.where(rises, q, low), np.where(rises, high, q)
+        room = np.maximum(limit - low**2 * j, EPS * limit)
+        moment = np.sum(problem.spread) + np.sum(problem.means**2 * problem.shares)
+        parts = low * gain - low**2 * (j + loss / room) / 2
+        return float(np.sum(parts) + beta * model.lambda_H / (2 * b) * moment)
 
     def __repr__(self) -> str:
         K, d = self.W.shape
         return (
             f"Point(K={K}, d={d}, value={self.value:.6g}, gradient_norm={self.gradient_norm:.1e})"
         )
+
+
+def _along_valley(W: np.ndarray, S: np.ndarray) -> np.ndarray | None:
+    """C (W + S) with the Gram matrix W W^T + W S^T + S W^T; None where that has no such root."""
+    ahead = W + S
+    gram = ahead @ ahead.T
+    t, U = linalg.eigh(gram - S @ S.T)
+    if not t[0] > 1e-6 * t[-1]:
+        return None
+    root = (U * np.sqrt(t)) @ U.T
+    m, V = linalg.eigh(root @ gram @ root)
+    if not m[0] > 1e-12 * m[-1]:
+        return None
+    return root @ ((V / np.sqrt(m)) @ (V.T @ (root @ ahead)))

@@ -1,9 +1,12 @@
 """Class means and within-class covariance: all that the theory needs to know of the features."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import linalg
 from scipy.linalg.blas import dsyrk
 
 from nclib import _checks
@@ -15,6 +18,18 @@ from nclib.foundations.streaming import (
     resolution,
     two_sum,
 )
+
+
+class PrincipalAxes(NamedTuple):
+    """Variances along the principal axes of a covariance.
+
+    Attributes:
+        variances: Shape (d,), rising, none negative.
+        axes: Orthonormal columns, shape (d, d).
+    """
+
+    variances: np.ndarray
+    axes: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -202,6 +217,15 @@ class ClassStatistics:
     def balanced(self) -> bool:
         """Whether every class has the same number of samples."""
         return bool((self.counts == self.counts[0]).all())
+
+    @cached_property
+    def principal_axes(self) -> PrincipalAxes:
+        r"""Eigenvalues, rising, and eigenvectors of :math:`\Sigma_W`; computed only once.
+
+        Rounding can make a zero eigenvalue negative; here it is zero.
+        """
+        variances, axes = linalg.eigh(self.within, driver="evd")
+        return PrincipalAxes(np.maximum(variances, 0), axes)
 
     @property
     def global_mean(self) -> np.ndarray:

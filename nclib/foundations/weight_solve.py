@@ -3,6 +3,8 @@ r"""The linear system of the optimal weights, factored once."""
 import numpy as np
 from scipy import linalg
 
+from nclib.foundations.cholesky import well_conditioned_cholesky
+
 
 class WeightSolve:
     r"""The best last layer for given features (Section 3 of Tirer et al., 2023).
@@ -13,12 +15,12 @@ class WeightSolve:
         W^*(H) = YH^\top(HH^\top + \bar n\lambda_W I)^{-1}
         = \tfrac1{\bar n}YH^\top\,(T + \lambda_W I)^{-1} .
 
+    Where :math:`T + \lambda_W I` is ill-conditioned in float64, directions whose eigenvalue is the
+    rounding of the largest count as directions without features.
+
     Args:
         second_moment: T, shape (d, d), positive semidefinite.
         lambda_W: Weight decay of the last layer, greater than zero.
-
-    Raises:
-        LinAlgError: T + lambda_W I is not positive definite in float64.
 
     Examples:
         >>> import numpy as np
@@ -27,8 +29,16 @@ class WeightSolve:
     """
 
     def __init__(self, second_moment: np.ndarray, lambda_W: float):
-        self._factor = linalg.cho_factor(second_moment + lambda_W * np.eye(len(second_moment)))
+        d = len(second_moment)
+        self._factor = well_conditioned_cholesky(second_moment + lambda_W * np.eye(d))
+        if self._factor is None:
+            t, axes = linalg.eigh(second_moment)
+            kept = t + lambda_W > d * np.finfo(float).eps * t[-1]
+            self._axes = axes[:, kept]
+            self._inverse = 1 / (np.maximum(t[kept], 0) + lambda_W)
 
     def right(self, X: np.ndarray) -> np.ndarray:
         r""":math:`X(T + \lambda_W I)^{-1}` for X (k, d); :math:`W^*` for :math:`YH^\top/\bar n`."""
-        return linalg.cho_solve(self._factor, X.T).T
+        if self._factor is None:
+            return ((X @ self._axes) * self._inverse) @ self._axes.T
+        return linalg.cho_solve((self._factor, True), X.T).T

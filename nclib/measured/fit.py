@@ -17,20 +17,12 @@ nothing else happens, which in shape is one contraction of the within-class part
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import linalg
 
 from nclib._checks import instance, positive
-from nclib.foundations.minimize import Solution
+from nclib.foundations.minimize import Solution, minimize
 from nclib.foundations.model import Model
-from nclib.foundations.newton import trust_region_newton
-from nclib.foundations.reduced import ReducedProblem
-from nclib.foundations.search import (
-    GRADIENT_TOLERANCE,
-    Found,
-    is_certified,
-    ridge_start,
-    search,
-)
 from nclib.foundations.statistics import ClassStatistics
 from nclib.foundations.streaming import EPS
 from nclib.measured.prediction import QUANTITIES, Prediction, Range, closest
@@ -153,13 +145,11 @@ class _Minimizers:
 
     def __init__(self, earlier: ClassStatistics):
         self.earlier = earlier
-        self.problem = ReducedProblem.from_statistics(Model(1.0, 0.0, 1.0), earlier)
-        self.W = ridge_start(self.problem)
+        self.weights: np.ndarray | None = None
 
     def at(self, lambda_W: float, p: float) -> Solution:
         """The minimizer for these numbers."""
-        problem = self.problem.with_model(Model(lambda_W, 0.0, p / lambda_W))
-        point, steps = trust_region_newton(problem, self.W, GRADIENT_TOLERANCE / 10)
-        found = Found(point, point.value, steps) if is_certified(point) else search(problem)
-        self.W = found.point.W
-        return Solution.from_point(problem, self.earlier, found)
+        model = Model(lambda_W, 0.0, p / lambda_W)
+        solution = minimize(model, self.earlier, start=self.weights)
+        self.weights = solution.weights
+        return solution
