@@ -12,10 +12,10 @@ then the weights tilt, and it decays with lambda_H. So the flow has three stages
 
 1. ``Coupled``: means and spread together, until the spread in the span of the means is too small to
    be seen by the weights.
-2. ``Axes`` for balanced classes, ``Plane`` otherwise: the means keep their span and know nothing of
-   the spread; the spread off the span decays with lambda_H, that in the span by a linear equation
-   in as many dimensions as there are means. The axes of balanced means flow one by one.
-3. ``Still``: the means rest, and the spread is an exponential function of time.
+2. ``_Axes`` for balanced classes, ``_Plane`` otherwise: the means keep their span and know nothing
+   of the spread; the spread off the span decays with lambda_H, that in the span by a linear
+   equation in as many dimensions as there are means. The axes of balanced means flow one by one.
+3. ``_Still``: the means rest, and the spread is an exponential function of time.
 """
 
 from abc import ABC, abstractmethod
@@ -35,13 +35,13 @@ LARGEST_JACOBIAN = 3_000  # numbers in the state of an implicit method
 MOST_STEPS = 50_000
 
 
-class Span(NamedTuple):
+class _Span(NamedTuple):
     """The span of the means when the spread has left it, and what does not change from then on.
 
     Attributes:
         U: Orthonormal basis of the span, shape (d, m).
-        V: Class means are ``U @ R @ V.T`` for some R; shape (K, columns of R).
-        shares: Relative class sizes, one for each column of R.
+        V: Class means are ``U @ B @ V.T`` for some B; shape (K, columns of B).
+        shares: Relative class sizes, one for each column of B.
         inside: Deviations in the span, ``U.T @ Delta``, shape (m, r).
         outside: Deviations off the span, shape (d, r).
     """
@@ -82,7 +82,7 @@ class Stage(ABC):
         """Deviations that started as the factor of Sigma_W, shape (d, r)."""
 
 
-class Integrated(Stage):
+class _Integrated(Stage):
     """A stage whose state is a vector that a method of numerical integration moves on.
 
     It is an explicit Runge-Kutta method of order 8 (Dormand and Prince), and where this takes many
@@ -139,7 +139,7 @@ class Integrated(Stage):
         return DOP853(self.slope, now, self.state, end, rtol=self.rtol, atol=atol, first_step=first)
 
 
-class Coupled(Integrated):
+class Coupled(_Integrated):
     """Stage 1: the state (B, X, s) with means B V^T and deviations exp(s) X, as one flat vector.
 
     Sigma_W is carried as exp(2s) X X^T with X of norm one and as many columns as Sigma_W has rank:
@@ -211,8 +211,8 @@ class Coupled(Integrated):
         # which would outlive the spread in the span.
         if np.linalg.norm(outside) <= 1e-12 * np.linalg.norm(Delta):
             outside = np.zeros_like(Delta)
-        span = Span(U, self.V, self.shares, inside, outside)
-        following = Still if U.size == 0 else Axes if self.balanced else Plane
+        span = _Span(U, self.V, self.shares, inside, outside)
+        following = _Still if U.size == 0 else _Axes if self.balanced else _Plane
         return following(self.model, self.rtol, self.scale, span, U.T @ B)
 
     def means(self) -> np.ndarray:
@@ -225,7 +225,7 @@ class Coupled(Integrated):
         return exp(s) * X
 
 
-class Decoupled(Integrated):
+class _Decoupled(_Integrated):
     """Stage 2: the means move in their own span, whatever the spread does.
 
     Attributes:
@@ -233,17 +233,17 @@ class Decoupled(Integrated):
         elapsed: Time since then.
     """
 
-    def __init__(self, model: Model, rtol: float, scale: float, span: Span):
+    def __init__(self, model: Model, rtol: float, scale: float, span: _Span):
         super().__init__(model, rtol, scale)
         self.span, self.elapsed = span, 0.0
 
     @abstractmethod
-    def R(self) -> np.ndarray:
+    def B(self) -> np.ndarray:
         """The means in the span."""
 
     def rest(self) -> np.ndarray:
         """Where the means come to rest."""
-        return self.R()
+        return self.B()
 
     @abstractmethod
     def inside(self) -> np.ndarray:
@@ -262,18 +262,18 @@ class Decoupled(Integrated):
     def next(self) -> Stage:
         """The stage of resting means."""
         span = self.span._replace(inside=self.inside(), outside=self.outside())
-        return Still(self.model, self.rtol, self.scale, span, self.rest())
+        return _Still(self.model, self.rtol, self.scale, span, self.rest())
 
     def means(self) -> np.ndarray:
         """Class means, shape (d, K)."""
-        return self.span.U @ self.R() @ self.span.V.T
+        return self.span.U @ self.B() @ self.span.V.T
 
     def deviations(self) -> np.ndarray:
         """Deviations that started as the factor of Sigma_W, shape (d, r)."""
         return self.span.U @ self.inside() + self.outside()
 
 
-class Axes(Decoupled):
+class _Axes(_Decoupled):
     r"""Stage 2 for balanced classes: every axis of the means U diag(h) V^T on its own.
 
     .. math::
@@ -284,8 +284,8 @@ class Axes(Decoupled):
     The state is (h, l).
     """
 
-    def __init__(self, model: Model, rtol: float, scale: float, span: Span, R: np.ndarray):
-        left, h, rows = linalg.svd(R, full_matrices=False)
+    def __init__(self, model: Model, rtol: float, scale: float, span: _Span, B: np.ndarray):
+        left, h, rows = linalg.svd(B, full_matrices=False)
         U, inside = span.U @ left, left.T @ span.inside
         super().__init__(model, rtol, scale, span._replace(U=U, V=span.V @ rows.T, inside=inside))
         self.state = np.concatenate([h, np.zeros(len(h))])
@@ -322,9 +322,9 @@ class Axes(Decoupled):
         """The means in the span one Newton step on, which is within the tolerance."""
         speed, rate = self._speed()
         near = np.abs(speed) < rate * self.rtol * self.scale
-        return self.R() + np.diag(np.where(near, speed / np.where(near, rate, 1), 0.0))
+        return self.B() + np.diag(np.where(near, speed / np.where(near, rate, 1), 0.0))
 
-    def R(self) -> np.ndarray:
+    def B(self) -> np.ndarray:
         """The means in the span, diag(h)."""
         return np.diag(np.split(self.state, 2)[0])
 
@@ -335,27 +335,27 @@ class Axes(Decoupled):
         return decay[:, None] * self.span.inside
 
 
-class Plane(Decoupled):
-    """Stage 2 for unequal classes: the state (R, X, s) with means U R V^T.
+class _Plane(_Decoupled):
+    """Stage 2 for unequal classes: the state (B, X, s) with means U B V^T.
 
     The deviations in the span are exp(s) X times those at the start of the stage.
     """
 
-    def __init__(self, model: Model, rtol: float, scale: float, span: Span, R: np.ndarray):
+    def __init__(self, model: Model, rtol: float, scale: float, span: _Span, B: np.ndarray):
         super().__init__(model, rtol, scale, span)
-        self.shape = R.shape
-        self.state = np.concatenate([R.ravel(), np.eye(len(R)).ravel(), [0.0]])
+        self.shape = B.shape
+        self.state = np.concatenate([B.ravel(), np.eye(len(B)).ravel(), [0.0]])
 
     def split(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """R, X and s."""
+        """B, X and s."""
         m, columns = self.shape
-        R = state[: m * columns].reshape(m, columns)
-        return R, state[m * columns : -1].reshape(m, m), float(state[-1])
+        B = state[: m * columns].reshape(m, columns)
+        return B, state[m * columns : -1].reshape(m, m), float(state[-1])
 
     def slope(self, time: float, state: np.ndarray) -> np.ndarray:
-        """Time derivative of (R, X, s)."""
-        R, X, _ = self.split(state)
-        return _joint_slope(self.model, self.span.shares, _moment(R, self.span.shares), R, X)
+        """Time derivative of (B, X, s)."""
+        B, X, _ = self.split(state)
+        return _joint_slope(self.model, self.span.shares, _moment(B, self.span.shares), B, X)
 
     def tolerance(self) -> np.ndarray:
         """Relative to the size of the means, and to one in X and in the exponent."""
@@ -379,7 +379,7 @@ class Plane(Decoupled):
         rate = (speed - self.slope(0.0, ahead)[:size]) @ speed / (nudge * norm)
         return bool(norm <= rate * tolerance)
 
-    def R(self) -> np.ndarray:
+    def B(self) -> np.ndarray:
         """The means in the span."""
         return self.split(self.state)[0]
 
@@ -389,18 +389,18 @@ class Plane(Decoupled):
         return exp(s) * (X @ self.span.inside)
 
 
-class Still(Stage):
+class _Still(Stage):
     r"""Stage 3: the means rest, and :math:`\Delta(t) = e^{-t(W^\top W + \lambda_H I)}\Delta(0)`."""
 
-    def __init__(self, model: Model, rtol: float, scale: float, span: Span, R: np.ndarray):
+    def __init__(self, model: Model, rtol: float, scale: float, span: _Span, B: np.ndarray):
         super().__init__(model, rtol, scale)
         self.span = span
-        self.rates: np.ndarray = np.zeros(len(R))
-        if R.size:
-            W = _weights(model, span.shares, _moment(R, span.shares), R)
+        self.rates: np.ndarray = np.zeros(len(B))
+        if B.size:
+            W = _weights(model, span.shares, _moment(B, span.shares), B)
             self.rates, axes = linalg.eigh(W.T @ W)
             self.span = span._replace(U=span.U @ axes, inside=axes.T @ span.inside)
-        self.resting = span.U @ R @ span.V.T
+        self.resting = span.U @ B @ span.V.T
         self.elapsed = 0.0
 
     def advance(self, now: float, end: float) -> float:
