@@ -122,12 +122,12 @@ def _complaint(kind: Any, key: str, value: Any) -> str:
 
 def _parts(kind: Any, key: str, value: Any) -> dict[str, tuple[Any, Any]]:
     """Type and value of each entry of a dictionary or list, by its name in messages."""
+    kind = _bare(kind)
     if _is_struct(kind) and isinstance(value, dict):
         fields = declared(kind)
         required = {field.name for field in msgspec.structs.fields(kind) if field.required}
         require_keys(key, value, required, set(fields))
         return {f"{key}.{name}": (fields[name], entry) for name, entry in value.items()}
-    kind = _bare(kind)
     if get_origin(kind) is list and isinstance(value, list):
         (inner,) = get_args(kind)
         return {f"{key}[{i}]": (inner, entry) for i, entry in enumerate(value)}
@@ -153,8 +153,7 @@ def _words(kind: Any) -> str:
         return "a dictionary"
     if get_origin(kind) is list:
         return "a list"
-    options = [inner for inner in get_args(kind) if inner is not NoneType]
-    return " or ".join(["null", *map(_words, options)])
+    return f"null or {' or '.join(map(_words, _options(kind)))}"
 
 
 def _is_struct(kind: Any) -> bool:
@@ -162,5 +161,14 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without what limits it."""
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    """A type without what limits it, and without null if that is the only other choice."""
+    if get_origin(kind) is Annotated:
+        return get_args(kind)[0]
+    if NoneType in get_args(kind) and len(_options(kind)) == 1:
+        return _options(kind)[0]
+    return kind
+
+
+def _options(kind: Any) -> list[Any]:
+    """The types of a choice, without null."""
+    return [inner for inner in get_args(kind) if inner is not NoneType]

@@ -3,8 +3,10 @@
 The structs are the schema. Each field is declared with its type and range, each table column by
 column, and fields lie in the file in the order in which they stand here. A record that is not as
 it should be is refused with a sentence that names the entry, what was expected and what is there.
+
 A field that comes later gets a default, which the file leaves out: then files written before still
-load, and are written again as they were.
+load, and are written again as they were. A later column is declared ``list[...] | None = None``; a
+file without it counts as one in which it was not measured.
 """
 
 import json
@@ -85,7 +87,7 @@ class Versions(_Record, frozen=True, kw_only=True):
 
 
 class Table(_Record, frozen=True, kw_only=True):
-    """Columns of equal length; ``None`` stands for what was not measured.
+    """Columns of equal length; ``None`` stands for what was not measured, also for a whole column.
 
     A column is an attribute, or comes by its name: ``table.loss`` is ``table["loss"]``.
 
@@ -100,13 +102,26 @@ class Table(_Record, frozen=True, kw_only=True):
         """Names of the columns, in the order of the file."""
         return cls.__struct_fields__
 
-    def __getitem__(self, column: str) -> list:
+    def __getitem__(self, column: str) -> list | None:
         if column not in self.columns():
             raise KeyError(_unknown("column", self.columns(), column))
         return getattr(self, column)
 
     def __len__(self) -> int:
         return len(self.epoch)
+
+    def array(self, column: str, kind: type = float) -> np.ndarray:
+        """A column as an array; NaN stands for what was not measured.
+
+        Args:
+            column: Name of the column.
+            kind: Type of its entries.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        entries = self[column]
+        return np.array([None] * len(self) if entries is None else entries, kind)
 
     def __hash__(self) -> int:
         return hash(tuple(self.epoch))
@@ -166,10 +181,10 @@ class Layers(Table, frozen=True, kw_only=True):
 
     def arrays(self, rows: Iterable[int]) -> dict[str, np.ndarray]:
         """One array per column, of these rows; NaN stands for what was not measured."""
-        kinds = {"epoch": int, "layer": str, "dim": int}
-        chosen = list(rows)
+        kinds: dict[str, type] = {"epoch": int, "layer": str, "dim": int}
+        chosen = np.fromiter(rows, dtype=int)
         return {
-            column: np.array([self[column][i] for i in chosen], kinds.get(column, float))
+            column: self.array(column, kinds.get(column, float))[chosen]
             for column in self.columns()
         }
 
@@ -307,7 +322,7 @@ class Result(_Record, frozen=True, kw_only=True):
         """
         if column not in Epochs.columns():
             raise ValueError(_unknown("column", Epochs.columns(), column))
-        return np.array(self.epochs[column], dtype=float)
+        return self.epochs.array(column)
 
     def probes(self, layer: str | None = None, epoch: int | None = None) -> dict[str, np.ndarray]:
         """The table of layers, or its rows for one layer or one epoch.
@@ -398,10 +413,11 @@ def _require_date(key: str, text: str) -> None:
 
 def _require_equal_lengths(key: str, table: Table) -> None:
     for column in table.columns():
-        if len(table[column]) != len(table):
+        entries = table[column]
+        if entries is not None and len(entries) != len(table):
             raise ValueError(
                 f"{key}.{column} must be as long as {key}.epoch, "
-                f"but they have {len(table[column])} and {len(table)} entries."
+                f"but they have {len(entries)} and {len(table)} entries."
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from nclib.measured.entries import Amount
 from nclib.measured.files import load_statistics, save_statistics
 from nclib.measured.records import Epochs, Layers, Result, config_hash
 from nclib.measured.summary import load_all
@@ -111,6 +112,33 @@ def test_a_field_that_comes_later_changes_no_file_written_before(tmp_path):
     assert '"cuda": "13.0"' in path.read_text(encoding="utf-8")
     GOOD.save(path)
     assert GOOD.versions.cuda is None and "cuda" not in path.read_text(encoding="utf-8")
+
+
+class LaterLayers(Layers, frozen=True, kw_only=True):
+    trace_within: list[Amount | None] | None = None
+
+
+class LaterResult(Result, frozen=True, kw_only=True):
+    layers: LaterLayers
+
+
+def test_a_column_that_comes_later_is_not_measured_in_files_written_before(tmp_path):
+    path = tmp_path / "run.json"
+    GOOD.save(path)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    old = LaterResult(**{key: values[key] for key in LaterResult.__struct_fields__})
+    assert old.layers.trace_within is None
+    assert np.isnan(old.probes(epoch=-1)["trace_within"]).tolist() == [True, True]
+    old.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    new = replace(old, layers=replace(old.layers, trace_within=[1, None, 2.5, 0]))
+    np.testing.assert_array_equal(new.probes("block1")["trace_within"], [1, 2.5])
+    new.save(path)
+    assert '    "trace_within": [1.0,null,2.5,0.0]\n' in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"layers.trace_within must be as long as layers.epoch"):
+        replace(old, layers=replace(old.layers, trace_within=[1.0]))
+    with pytest.raises(ValueError, match=r"layers.trace_within\[0\] must be null or a finite"):
+        replace(old, layers=replace(old.layers, trace_within=[-1.0] * 4))
 
 
 def test_the_hash_is_that_of_the_canonical_text():
