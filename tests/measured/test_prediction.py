@@ -68,6 +68,22 @@ def test_numbers_within_a_hundredth_of_an_edge_are_on_it():
         assert found.interior is interior
 
 
+def test_the_search_starts_at_the_lowest_of_many_valleys():
+    # A loss over two numbers with nine valleys near points of the grid; one in the middle of the
+    # grid's order is deepest by far.
+    box = [Range(1.0, np.exp(6))] * 2
+
+    def waves(numbers):
+        u, v = np.log(numbers) - 1
+        height = 1 - (np.cos(np.pi * (u - 0.1)) + np.cos(np.pi * (v - 0.1))) / 4
+        depth = np.exp(height - 0.4 * np.exp(-((u - 2.1) ** 2) - (v - 0.1) ** 2))
+        return contracted(EARLIER, depth, depth, 1.0)
+
+    found = closest(waves, box, EARLIER, ("nc1",))
+    np.testing.assert_allclose(np.log(found.parameters), [3.1, 1.1], atol=1e-3)
+    assert found.loss == pytest.approx(0.2, rel=1e-6)
+
+
 def test_a_family_of_one_member_has_nothing_to_fit():
     found = closest(lambda _: EARLIER, [], moved(OTHER, unit=3.0), QUANTITIES)
     assert (found.parameters, found.interior) == ((), True)
