@@ -5,7 +5,7 @@ Every refusal is a sentence that names the argument, the condition and the value
 
 import math
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,20 +35,51 @@ def instance(name: str, value: object, expected: type[T]) -> T:
     raise TypeError(f"{name} must be a {wanted}{how}, but {name} is {given}.")
 
 
+def as_numpy(name: str, value: ArrayLike) -> np.ndarray:
+    """The value as a NumPy array, without a copy where none is needed.
+
+    Tensors are taken as they are: on another device, with a gradient, or of type bfloat16, which
+    NumPy lacks and which becomes float32 without rounding. torch is not imported for that.
+
+    Raises:
+        ValueError: Entries are masked, or the rows of a list differ in length.
+    """
+    array: Any = value
+    if np.ma.is_masked(array):
+        count = np.ma.count_masked(array)
+        raise ValueError(
+            f"{name} must not be masked, but {count} of its entries are; leave those samples out."
+        )
+    if hasattr(array, "detach") and hasattr(array, "cpu"):
+        array = array.detach().cpu()
+        if is_bfloat16(array):
+            array = array.float()
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"{name} must be an array, but its rows differ in length.") from None
+
+
+def is_bfloat16(value: object) -> bool:
+    """Whether the entries have this type, which torch has and NumPy lacks."""
+    return str(getattr(value, "dtype", "")).removeprefix("torch.") == "bfloat16"
+
+
 def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
     """Features as a real floating-point array of shape (N, d), without a copy where none is needed.
 
     float16, float32 and float64 keep their type, so that no narrow array is ever widened as a
-    whole; integers and wider floats become float64. NaN and infinity are not looked for: statistics
-    and metrics notice them while they read the data anyway, and other callers add ``finite``.
+    whole; bfloat16 becomes float32, integers and wider floats become float64. NaN and infinity are
+    not looked for: statistics and metrics notice them while they read the data anyway, and other
+    callers add ``finite``.
 
     Raises:
         TypeError: The entries are not real numbers.
-        ValueError: The array is not two-dimensional, or has no rows or no columns.
+        ValueError: The array is not two-dimensional, has no rows or no columns, or is masked.
     """
-    x = np.asarray(features)
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
+    x = _real_numbers(name, features)
     if x.ndim != 2:
         raise ValueError(
             f"{name} must have shape (N, d), one row per sample; the shape given is {x.shape}."
@@ -57,7 +88,8 @@ def as_features(features: ArrayLike, name: str = "features") -> np.ndarray:
         raise ValueError(
             f"{name} must have at least one row and one column; the shape given is {x.shape}."
         )
-    return x if x.dtype in (np.float16, np.float32, np.float64) else x.astype(np.float64)
+    own = x.dtype.newbyteorder("=") in (np.float16, np.float32, np.float64)
+    return x if own else x.astype(np.float64)
 
 
 def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.ndarray:
@@ -70,25 +102,113 @@ def as_labels(labels: ArrayLike, N: int, num_classes: int | None = None) -> np.n
     Raises:
         TypeError: The labels or ``num_classes`` are not integers.
         ValueError: The shape is not (N,), a label lies outside 0..K-1, or a class has no samples.
+            Where the labels are coded in another usual way the sentence says how to convert them.
     """
-    y = np.asarray(labels)
-    if y.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, not {y.dtype}.")
+    y = as_numpy("labels", labels)
     if y.shape != (N,):
         raise ValueError(
-            f"labels must have shape ({N},), one per sample; the shape given is {y.shape}."
+            f"labels must have shape ({N},), one per sample; the shape given is {y.shape}"
+            f"{_other_shape(y)}."
         )
+    if y.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, not {y.dtype}{_other_type(y)}.")
     low, high = int(y.min()), int(y.max())
     if low < 0:
-        raise ValueError(f"labels must not be negative, but the label {low} occurs.")
+        both = low == -1 and np.isin(y, (-1, 1)).all()
+        remedy = "; for labels -1 and 1 pass (labels + 1) // 2" if both else ""
+        raise ValueError(f"labels must not be negative, but the label {low} occurs{remedy}.")
     if num_classes is None:
-        present = np.unique(y)
+        present = np.unique(y) if high >= N else np.flatnonzero(np.bincount(y))
         if len(present) != high + 1:
             k = int(np.argmin(present == np.arange(len(present))))
-            raise ValueError(f"class {k} has no samples, although the label {high} occurs.")
+            remedy = _from_one(low == 1 and len(present) == high) or (
+                "; name the classes that you want with classes=, or number them without gaps"
+            )
+            raise ValueError(f"class {k} has no samples, although the label {high} occurs{remedy}.")
     elif high >= positive_integer("num_classes", num_classes):
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}, but the label {high} occurs.")
+        remedy = _from_one(low >= 1 and high == num_classes)
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, but the label {high} occurs{remedy}."
+        )
     return y.astype(np.intp, copy=False)
+
+
+def _other_shape(y: np.ndarray) -> str:
+    if y.ndim != 2:
+        return ""
+    if 1 in y.shape:
+        return "; pass labels.ravel()"
+    one_hot = y.dtype.kind in "iufb" and ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
+    return "; for one-hot labels pass labels.argmax(axis=1)" if one_hot else ""
+
+
+def _other_type(y: np.ndarray) -> str:
+    if y.dtype.kind == "b" or (y.dtype.kind == "f" and np.array_equal(y, np.floor(y))):
+        return "; pass labels.astype(int)"
+    if y.dtype.kind in "USO":
+        return "; pass np.unique(labels, return_inverse=True)[1]"
+    return ""
+
+
+def _from_one(so: bool) -> str:
+    return "; labels count from 0, so pass labels - 1" if so else ""
+
+
+def as_classes(classes: ArrayLike) -> np.ndarray:
+    """Classes as an array of shape (K,) of different labels.
+
+    Raises:
+        TypeError: They are not integers.
+        ValueError: They are no list, or one is negative or named twice.
+    """
+    named = as_numpy("classes", classes)
+    if named.dtype.kind not in "iu":
+        raise TypeError(f"classes must be integers, not {named.dtype}.")
+    if named.ndim != 1 or not len(named) or named.min() < 0:
+        raise ValueError(
+            f"classes must be a list of labels, none negative, but classes = {named.tolist()}."
+        )
+    if len(np.unique(named)) < len(named):
+        raise ValueError(f"classes must be named once each, but classes = {named.tolist()}.")
+    return named
+
+
+class Chosen(NamedTuple):
+    """Samples of some classes only.
+
+    Attributes:
+        features: Their features, shape (N, d).
+        labels: Their labels, renumbered 0..K-1 in the order in which the classes were named.
+        classes: The classes by their old labels, shape (K,).
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+
+
+def choose(features: np.ndarray, labels: ArrayLike, classes: ArrayLike) -> Chosen:
+    """The samples whose class is named; if all are, the features are not copied.
+
+    Raises:
+        TypeError: The classes or the labels are not integers.
+        ValueError: A class is negative, is named twice or has no samples, or the labels are wrong.
+    """
+    named = as_classes(classes)
+    bound = max(int(np.max(as_numpy("labels", labels), initial=0)), int(named.max())) + 1
+    y = as_labels(labels, len(features), bound)
+    position = np.full(bound, -1)
+    position[named] = np.arange(len(named))
+    new = position[y]
+    counts = np.bincount(new[new >= 0], minlength=len(named))
+    if not counts.all():
+        raise ValueError(
+            f"class {named[np.argmin(counts)]} has no samples, although classes names it."
+        )
+    keep = new >= 0
+    if keep.all():
+        return Chosen(features, new, named)
+    return Chosen(features[keep], new[keep], named)
 
 
 def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
@@ -96,14 +216,19 @@ def as_array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises:
         TypeError: The entries are not real numbers.
-        ValueError: The shape is another one, or an entry is NaN or infinite.
+        ValueError: The shape is another one, or an entry is masked, NaN or infinite.
     """
-    x = np.asarray(value)
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
+    x = _real_numbers(name, value)
     if x.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; the shape given is {x.shape}.")
     return finite(name, x.astype(np.float64, copy=False))
+
+
+def _real_numbers(name: str, value: ArrayLike) -> np.ndarray:
+    x = as_numpy(name, value)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, not {x.dtype}.")
+    return x
 
 
 def finite(name: str, x: np.ndarray) -> np.ndarray:

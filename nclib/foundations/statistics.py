@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
-from scipy.linalg.blas import dsyrk
 
 from nclib import _checks
 from nclib.foundations.streaming import (
     EPS,
+    ClassMeans,
     centered,
     class_means,
-    residual_blocks,
     resolution,
+    scatter,
     two_sum,
 )
 
@@ -48,7 +48,8 @@ class ClassStatistics:
     weight in :math:`\bar h_G` and :math:`\Sigma_B`. Then :math:`\bar h_G` is not the mean of all
     samples, and :math:`\Sigma_W + \Sigma_B` is not their covariance.
 
-    Two statistics are equal only if they are the same object, as for any container of arrays.
+    The arrays are copied and cannot be written to. Two statistics are equal only if they are the
+    same object.
 
     Attributes:
         counts: Samples per class, shape (K,). Statistics of a shard may lack a class: its count and
@@ -56,8 +57,8 @@ class ClassStatistics:
         means: Class means as columns, rounded to float64, shape (d, K).
         within: Within-class covariance :math:`\Sigma_W`, shape (d, d).
         resolution: Machine epsilon of the type in which the features were given. Differences
-            between class means that are smaller than this, relative to the means themselves, are
-            rounding and not geometry.
+            between class means that are smaller than this, relative to the means themselves and
+            component by component, are rounding and not geometry.
         low: What the rounding to float64 took away from the means, shape (d, K); zero if not given.
             ``means + low`` are the class means with an error relative to the spread, which counts
             where the means are many times larger than the spread: ``merge``, ``centered_means``
@@ -65,8 +66,9 @@ class ClassStatistics:
 
     Raises:
         TypeError: An array does not hold real numbers.
-        ValueError: The shapes do not fit together, a count is negative or all are zero, or an entry
-            is not finite.
+        ValueError: The shapes do not fit together, a count is negative or all are zero, an entry is
+            not finite, or ``within`` is not symmetric or not positive semidefinite, by more than
+            rounding explains.
 
     Examples:
         >>> ClassStatistics(np.array([5, 5]), np.eye(3, 2), np.eye(3))
@@ -93,23 +95,53 @@ class ClassStatistics:
             )
         d = len(means)
         low = np.zeros(means.shape) if np.ndim(self.low) == 0 else self.low
-        checked = {
-            "counts": counts.astype(np.int64),
-            "means": _checks.as_array("means", means, means.shape),
-            "within": _checks.as_array("within", self.within, (d, d)),
-            "resolution": _checks.positive("resolution", self.resolution),
-            "low": _checks.as_array("low", low, means.shape),
+        resolution = _checks.positive("resolution", self.resolution)
+        within = _checks.as_array("within", self.within, (d, d))
+        means = _checks.as_array("means", means, means.shape)
+        _require_covariance(within, resolution, float(np.abs(means).max(initial=0.0)))
+        self._keep(counts, means, within, resolution, _checks.as_array("low", low, means.shape))
+
+    def _keep(
+        self,
+        counts: np.ndarray,
+        means: np.ndarray,
+        within: np.ndarray,
+        resolution: float,
+        low: np.ndarray,
+    ) -> "ClassStatistics":
+        """Keep copies of the parts, laid out in memory as they come, which nobody can write to."""
+        parts = {
+            "counts": np.array(counts, np.int64),
+            "means": np.array(means),
+            "within": np.array(within),
+            "low": np.array(low),
         }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        for name, array in parts.items():
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "resolution", resolution)
+        return self
+
+    @classmethod
+    def _from_sums(cls, means: ClassMeans, within: np.ndarray, resolution: float) -> Self:
+        """Statistics whose parts fit together by construction; only their size is checked."""
+        _checks.finite("within", within)
+        stats = object.__new__(cls)
+        stats._keep(means.counts, means.means, within, resolution, means.low)
+        return stats
 
     def __repr__(self) -> str:
         return f"ClassStatistics(K={self.K}, d={self.d}, N={self.N})"
 
     @classmethod
     def from_features(
-        cls, features: ArrayLike, labels: ArrayLike, num_classes: int | None = None
-    ) -> "ClassStatistics":
+        cls,
+        features: ArrayLike,
+        labels: ArrayLike,
+        num_classes: int | None = None,
+        *,
+        classes: ArrayLike | None = None,
+    ) -> Self:
         r"""Statistics of features, computed in two passes, in float64 whatever their type.
 
         The first pass finds the means, the second the scatter of the residuals about the rounded
@@ -120,38 +152,46 @@ class ClassStatistics:
             - \sum_k n_k \delta_k \delta_k^\top .
 
         Args:
-            features: Shape (N, d), one row per sample.
+            features: Shape (N, d), one row per sample; an array, or a tensor of torch of any
+                floating-point type.
             labels: Shape (N,), integers in 0..K-1.
             num_classes: K. When it is given a class may have no samples here, because another shard
                 to merge with may hold them; metrics and solver refuse statistics in which a class
                 is still empty. When it is not given, K is the largest label plus one and every
                 class needs a sample.
+            classes: The classes to measure, by label. Samples of other classes are left out, and
+                the classes are numbered anew in this order; each needs a sample.
 
         Returns:
             Statistics with the machine epsilon of the features' type as their resolution.
 
         Raises:
             TypeError: The features are not real numbers or the labels not integers.
-            ValueError: A shape is wrong, a label lies outside 0..K-1, an entry is NaN or infinite,
-                or ``num_classes`` is not given and a class has no samples.
+            ValueError: A shape is wrong, a label lies outside 0..K-1, an entry is masked, NaN or
+                infinite, a class has no samples and ``num_classes`` is not given, or both
+                ``num_classes`` and ``classes`` are.
 
         Examples:
             >>> features = [[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]
-            >>> ClassStatistics.from_features(features, [0, 0, 1]).means
+            >>> ClassStatistics.from_features(features, [0, 0, 2], classes=[0, 2]).means
             array([[2., 0.],
                    [0., 5.]])
         """
-        features = _checks.as_features(features)
-        labels = _checks.as_labels(labels, len(features), num_classes)
-        counts, means, low = class_means(features, labels, num_classes)
-        N, d = features.shape
-        S = np.zeros((d, d), order="F")
-        for R, _ in residual_blocks(features, labels, means):
-            S = dsyrk(1.0, R.T, beta=1.0, c=S, lower=1, overwrite_c=1)
-        S = dsyrk(-1.0, low * np.sqrt(counts), beta=1.0, c=S, lower=1, overwrite_c=1)
-        S /= N
-        S += np.tril(S, -1).T  # dsyrk filled the lower triangle only
-        return cls(counts, means, S, resolution(features), low)
+        eps = resolution(features)
+        X = _checks.as_features(features)
+        if classes is None:
+            y = _checks.as_labels(labels, len(X), num_classes)
+        elif num_classes is None:
+            X, y, named = _checks.choose(X, labels, classes)
+            num_classes = len(named)
+        else:
+            raise ValueError("num_classes must not be given together with classes.")
+        means = class_means(X, y, num_classes)
+        within = scatter(X, y, means) / len(X)
+        means = means._replace(
+            means=np.ascontiguousarray(means.means), low=np.ascontiguousarray(means.low)
+        )
+        return cls._from_sums(means, within, eps)
 
     def merge(self, other: "ClassStatistics") -> "ClassStatistics":
         r"""Statistics of the samples of both, as one pass over all of them would give them.
@@ -181,6 +221,7 @@ class ClassStatistics:
             >>> one.merge(ClassStatistics.from_features([[3.0]], [0], num_classes=2)).means
             array([[2., 2.]])
         """
+        other = _checks.instance("other", other, ClassStatistics)
         if self.means.shape != other.means.shape:
             raise ValueError(
                 f"statistics to merge must agree in (d, K), but these have {self.means.shape} and "
@@ -196,7 +237,50 @@ class ClassStatistics:
         means, low = two_sum(np.where(swap, other.means, self.means), low)
         D = delta * np.sqrt(share * (counts - smaller))
         within = (self.N * self.within + other.N * other.within + D @ D.T) / (self.N + other.N)
-        return ClassStatistics(counts, means, within, max(self.resolution, other.resolution), low)
+        eps = max(self.resolution, other.resolution)
+        return ClassStatistics._from_sums(ClassMeans(counts, means, low), within, eps)
+
+    def __add__(self, other: "ClassStatistics") -> "ClassStatistics":
+        """Statistics of the samples of both, as ``merge`` returns them."""
+        return self.merge(other) if isinstance(other, ClassStatistics) else NotImplemented
+
+    def __radd__(self, other: int) -> "ClassStatistics":
+        """The statistics themselves, so that ``sum`` of a list merges it: its start is zero."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def only(self, classes: ArrayLike) -> "ClassStatistics":
+        """Statistics without the classes that are not named, all of which must be empty.
+
+        A class with samples cannot be taken out afterwards, because its scatter is part of
+        ``within``: name the classes when the statistics are made.
+
+        Args:
+            classes: The classes to keep, by number; they are numbered anew in this order.
+
+        Returns:
+            Statistics of the same samples.
+
+        Raises:
+            TypeError: The classes are not integers.
+            ValueError: A class is named twice or does not exist, or one that is not named has
+                samples.
+
+        Examples:
+            >>> stats = ClassStatistics.from_features([[1.0], [2.0]], [0, 2], num_classes=3)
+            >>> stats.only([0, 2])
+            ClassStatistics(K=2, d=1, N=2)
+        """
+        kept = _checks.as_classes(classes)
+        if kept.max() >= self.K:
+            raise ValueError(f"classes must lie in 0..{self.K - 1}, but {kept.max()} is named.")
+        lost = np.setdiff1d(np.flatnonzero(self.counts), kept)
+        if len(lost):
+            raise ValueError(
+                f"class {lost[0]} has {self.counts[lost[0]]} samples and must stay; leave it out "
+                "when the statistics are made."
+            )
+        means = ClassMeans(self.counts[kept], self.means[:, kept], self.low[:, kept])
+        return ClassStatistics._from_sums(means, self.within, self.resolution)
 
     @property
     def K(self) -> int:
@@ -256,3 +340,30 @@ class ClassStatistics:
             = K \Sigma_W + \frac KN \sum_k n_k \bar h_k \bar h_k^\top
         """
         return self.K * self.within + (self.means * (self.K * self.counts / self.N)) @ self.means.T
+
+
+def _require_covariance(within: np.ndarray, resolution: float, largest: float) -> None:
+    """Refuse a matrix that is no covariance by more than rounding explains.
+
+    That is rounding to the type of the features, relative to the matrix, or rounding to float64
+    of features as large as the largest mean.
+    """
+    tolerance = max(10 * resolution, 1e-9)
+    size = float(np.abs(within).max())
+    asymmetry = float(np.abs(within - within.T).max())
+    if asymmetry > tolerance * size:
+        raise ValueError(
+            f"within must be symmetric, but it differs from its transpose by {asymmetry:.3g}."
+        )
+    # Cholesky succeeds if and only if no eigenvalue lies below minus the shift.
+    shift = tolerance * max(float(np.trace(within)), size) + (8 * EPS * largest) ** 2
+    if shift == 0:
+        return
+    try:
+        linalg.cholesky(within + shift * np.eye(len(within)), overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        smallest = linalg.eigvalsh(within)[0]
+        raise ValueError(
+            "within must be positive semidefinite up to rounding, but its smallest eigenvalue is "
+            f"{smallest:.3g}."
+        ) from None

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg.blas import dsyrk
 from scipy.sparse import csc_array
 
 from nclib import _checks
@@ -23,11 +25,13 @@ class ClassMeans(NamedTuple):
         counts: Samples per class, shape (K,).
         means: Class means rounded to float64, shape (d, K).
         low: What that rounding took away, shape (d, K): ``means + low`` is more exact than float64.
+        trace: The trace of the scatter about the means, right to some digits.
     """
 
     counts: np.ndarray
     means: np.ndarray
     low: np.ndarray
+    trace: float = 0.0
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, K: int | None = None) -> ClassMeans:
@@ -56,16 +60,24 @@ def class_means(features: np.ndarray, labels: np.ndarray, K: int | None = None) 
     K = int(labels.max()) + 1 if K is None else K
     counts = np.bincount(labels, minlength=K)
     present, first = np.unique(labels, return_index=True)
-    anchors = np.zeros((features.shape[1], K))
-    anchors[:, present] = features[first].T
-    sums = np.zeros((K, features.shape[1]))
+    # A class is a row here: its entries lie together in memory.
+    anchors = np.zeros((K, features.shape[1]))
+    anchors[present] = features[first]
+    sums, trace = np.zeros_like(anchors), 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        for R, y in residual_blocks(features, labels, anchors):
-            sums += csc_array((np.ones(len(y)), y, np.arange(len(y) + 1)), shape=(K, len(y))) @ R
+        for R, y in residual_blocks(features, labels, anchors.T):
+            # Of many classes only those in the block are touched.
+            here, index = np.unique(y, return_inverse=True)
+            pick = csc_array((np.ones(len(y)), index, np.arange(len(y) + 1)))
+            sums[here] += pick @ R
+            trace += float(np.vdot(R, R))
     if not np.isfinite(sums).all():
         raise ValueError(_checks.not_finite(features))
-    means, low = two_sum(anchors, sums.T / np.maximum(counts, 1))
-    return ClassMeans(counts, means, low)
+    sums /= np.maximum(counts, 1)[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        trace -= float(counts @ np.sum(sums**2, axis=1))
+    means, low = two_sum(anchors, sums)
+    return ClassMeans(counts, means.T, low.T, max(trace, 0.0) if np.isfinite(trace) else np.inf)
 
 
 def residual_blocks(
@@ -99,6 +111,58 @@ def residual_blocks(
         yield np.subtract(h, R, out=R), y
 
 
+def scatter(features: np.ndarray, labels: np.ndarray, means: ClassMeans) -> np.ndarray:
+    r"""Scatter of the features about their class means, :math:`N\Sigma_W`.
+
+    Args:
+        features: Shape (N, d).
+        labels: Shape (N,), integers in 0..K-1.
+        means: What ``class_means`` returned for them.
+
+    Returns:
+        A symmetric array of shape (d, d).
+
+    Examples:
+        >>> features, labels = np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 1])
+        >>> scatter(features, labels, class_means(features, labels))
+        array([[2.]])
+    """
+    d = features.shape[1]
+    S = add_scatter(np.zeros((d, d), order="F"), features, labels, means)
+    S += np.tril(S, -1).T
+    return S
+
+
+def add_scatter(
+    S: np.ndarray, features: np.ndarray, labels: np.ndarray, means: ClassMeans
+) -> np.ndarray:
+    """Lower triangle of S plus the scatter of the features about their class means.
+
+    Args:
+        S: Shape (d, d), column by column in memory; it is overwritten. Its upper triangle is
+            neither read nor written.
+        features: Shape (N, d).
+        labels: Shape (N,), integers in 0..K-1.
+        means: What ``class_means`` returned for them.
+
+    Returns:
+        The sum.
+
+    Examples:
+        >>> features, labels = np.array([[1.0], [3.0], [7.0]]), np.array([0, 0, 1])
+        >>> means = class_means(features, labels)
+        >>> add_scatter(np.full((1, 1), 5.0, order="F"), features, labels, means)
+        array([[7.]])
+    """
+    for R, _ in residual_blocks(features, labels, means.means):
+        S = dsyrk(1.0, R.T, beta=1.0, c=S, lower=1, overwrite_c=1)
+    # The residuals were about the rounded means.
+    offset = means.low * np.sqrt(means.counts)
+    if np.any(np.sum(offset**2, axis=1) > 1e-20 * S.diagonal()):
+        S = dsyrk(-1.0, offset, beta=1.0, c=S, lower=1, overwrite_c=1)
+    return S
+
+
 def centered(means: np.ndarray, low: np.ndarray) -> np.ndarray:
     """Columns of ``means + low`` minus their mean, with an error relative to the result.
 
@@ -120,14 +184,19 @@ def centered(means: np.ndarray, low: np.ndarray) -> np.ndarray:
     return M - M.mean(axis=1, keepdims=True)
 
 
-def resolution(features: np.ndarray) -> float:
-    """Machine epsilon of the type of the features.
+def resolution(features: ArrayLike) -> float:
+    """Machine epsilon of the type in which features were given.
+
+    Args:
+        features: An array or a tensor; what is not of a floating-point type counts as float64.
 
     Examples:
-        >>> resolution(np.zeros(1, np.float32)) == 2**-23
+        >>> resolution(np.zeros((1, 1), np.float32)) == 2**-23
         True
     """
-    return float(np.finfo(features.dtype).eps)
+    if _checks.is_bfloat16(features):
+        return 2.0**-7
+    return float(np.finfo(_checks.as_features(features).dtype).eps)
 
 
 def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import nclib
 from nclib import ClassStatistics, Model, _checks
@@ -103,13 +104,44 @@ def test_a_class_may_be_missing_when_the_number_of_classes_is_given():
 @pytest.mark.parametrize(
     "y, K, error, sentence",
     [
-        ([0.0, 1.0, 1.0], None, TypeError, "labels must be integers, not float64"),
-        ([True, False, True], None, TypeError, "labels must be integers, not bool"),
-        ([0, 1], None, ValueError, r"labels must have shape \(3,\), .* given is \(2,\)"),
-        (np.eye(3, dtype=int), None, ValueError, r"given is \(3, 3\)"),
-        ([0, -1, 1], None, ValueError, "must not be negative, but the label -1 occurs"),
-        ([0, 1, 3], None, ValueError, "class 2 has no samples, although the label 3 occurs"),
-        ([1, 2, 2], None, ValueError, "class 0 has no samples"),
+        ([0.0, 1.0, 1.0], None, TypeError, r"not float64; pass labels\.astype\(int\)\."),
+        ([0.5, 1.0, 1.0], None, TypeError, r"labels must be integers, not float64\."),
+        ([True, False, True], None, TypeError, r"not bool; pass labels\.astype\(int\)\."),
+        (
+            ["a", "b", "a"],
+            None,
+            TypeError,
+            r"not <U1; pass np\.unique\(labels, return_inverse=True",
+        ),
+        ([0, 1], None, ValueError, r"labels must have shape \(3,\), .* given is \(2,\)\."),
+        (
+            np.eye(3, dtype=int),
+            None,
+            ValueError,
+            r"given is \(3, 3\); .* labels\.argmax\(axis=1\)\.",
+        ),
+        (np.eye(3), 3, ValueError, r"for one-hot labels pass labels\.argmax\(axis=1\)\."),
+        (np.ones((3, 3)), None, ValueError, r"given is \(3, 3\)\."),
+        ([[0], [1], [1]], None, ValueError, r"given is \(3, 1\); pass labels\.ravel\(\)\."),
+        ([[0, 1, 1]], 2, ValueError, r"given is \(1, 3\); pass labels\.ravel\(\)\."),
+        ([0, -1, 1], None, ValueError, r"must not be negative, but the label -1 occurs\."),
+        (
+            [1, -1, 1],
+            None,
+            ValueError,
+            r"-1 occurs; for labels -1 and 1 pass \(labels \+ 1\) // 2\.",
+        ),
+        ([1, -1, 1], 2, ValueError, r"for labels -1 and 1 pass \(labels \+ 1\) // 2\."),
+        ([0, 1, 3], None, ValueError, "class 2 has no samples, although the label 3 occurs; name"),
+        ([1, 2, 2], None, ValueError, r"class 0 has no samples, .*; .* so pass labels - 1\."),
+        (
+            [1, 2, 2],
+            2,
+            ValueError,
+            r"must lie in 0\.\.1, but the label 2 occurs; .* pass labels - 1\.",
+        ),
+        ([0, 2, 2], 2, ValueError, r"labels must lie in 0\.\.1, but the label 2 occurs\."),
+        ([1, 3, 3], None, ValueError, "class 0 has no samples, although the label 3 occurs; name"),
         ([0, 1, 10**15], None, ValueError, "class 2 has no samples"),
         ([0, 1, 3], 3, ValueError, r"labels must lie in 0\.\.2, but the label 3 occurs"),
         ([0, 1, 2], 0, ValueError, "num_classes must be at least 1, but num_classes = 0"),
@@ -119,6 +151,68 @@ def test_a_class_may_be_missing_when_the_number_of_classes_is_given():
 def test_bad_labels(y, K, error, sentence):
     with pytest.raises(error, match=sentence):
         _checks.as_labels(y, 3, K)
+
+
+@pytest.mark.parametrize(
+    "array, values, dtype",
+    [
+        (torch.tensor([[1.5, -2.0]], dtype=torch.float16), [[1.5, -2.0]], np.float16),
+        (torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16), [[1.5, -2.0]], np.float32),
+        (torch.tensor([[1.5, -2.0]], requires_grad=True), [[1.5, -2.0]], np.float32),
+        (torch.nn.Parameter(torch.tensor([[1.0, 3.0]]).bfloat16()), [[1, 3]], np.float32),
+        (torch.tensor([[1.5], [2.0]]).double().T, [[1.5, 2.0]], np.float64),
+        (torch.tensor([[1, 2]]), [[1, 2]], np.float64),
+        (np.ma.array([[1.0, 2.0]], mask=False), [[1, 2]], np.float64),
+        (np.array([[1, 2]], ">f4"), [[1, 2]], ">f4"),
+    ],
+)
+def test_arrays_of_other_libraries_are_taken_as_they_are(array, values, dtype):
+    x = _checks.as_features(array)
+    assert type(x) is np.ndarray
+    assert x.tolist() == values
+    assert x.dtype == dtype
+
+
+def test_tensors_are_not_copied():
+    tensor = torch.ones(3, 2, requires_grad=True)
+    with torch.no_grad():
+        assert np.shares_memory(_checks.as_features(tensor), tensor.detach().numpy())
+
+
+def test_ragged_lists_are_refused():
+    with pytest.raises(
+        ValueError, match=r"features must be an array, but its rows differ in length\."
+    ):
+        _checks.as_features([[1, 2], [3]])
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_classes_are_chosen_and_numbered_anew(copies):
+    X, y = np.arange(12.0).reshape(6, 2), np.array([4, 0, 2, 4, 2, 0])
+    classes = [4, 2] if copies else [4, 2, 0]
+    chosen = _checks.choose(X, y, classes)
+    kept = np.isin(y, classes)
+    assert chosen.classes.tolist() == classes
+    assert chosen.labels.tolist() == [classes.index(k) for k in y[kept]]
+    assert np.array_equal(chosen.features, X[kept])
+    assert (chosen.features is X) is not copies
+
+
+@pytest.mark.parametrize(
+    "classes, error, sentence",
+    [
+        ([0, 3], ValueError, "class 3 has no samples, although classes names it"),
+        ([0, 9], ValueError, "class 9 has no samples, although classes names it"),
+        ([0, 0], ValueError, r"must be named once each, but classes = \[0, 0\]\."),
+        ([0, -1], ValueError, r"a list of labels, none negative, but classes = \[0, -1\]\."),
+        ([], TypeError, "classes must be integers, not float64"),
+        (2, ValueError, "classes must be a list of labels, none negative, but classes = 2"),
+        ([0.0, 1.0], TypeError, "classes must be integers, not float64"),
+    ],
+)
+def test_bad_classes(classes, error, sentence):
+    with pytest.raises(error, match=sentence):
+        _checks.choose(np.ones((4, 2)), [0, 1, 2, 4], classes)
 
 
 def test_arrays():

@@ -156,6 +156,56 @@ def test_torch_tensors_are_arrays_too():
     )
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_either_byte_order_is_the_same_type(order):
+    X, y = samples(9, [4, 5], 3, dtype=np.float32)
+    stats = of(X.astype(X.dtype.newbyteorder(order)), y)
+    assert stats.resolution == np.finfo(np.float32).eps
+    assert np.array_equal(stats.within, of(X, y).within)
+
+
+def test_tensors_with_a_gradient_or_in_bfloat16():
+    import torch
+
+    X, y = samples(9, [4, 5], 3, dtype=np.float32)
+    tensor = torch.tensor(X, requires_grad=True)
+    assert np.array_equal(of(tensor, torch.tensor(y)).within, of(X, y).within)
+    narrow = of(tensor.bfloat16(), y)
+    assert narrow.resolution == 2.0**-7
+    assert np.array_equal(narrow.within, of(tensor.detach().bfloat16().float(), y).within)
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 3], [3, 1], [1], [3, 2, 1, 0]])
+def test_classes_can_be_left_out_by_name(classes):
+    X, y = samples(4, [3, 5, 4, 2], 6)
+    kept = np.isin(y, classes)
+    expected = of(X[kept], np.array([classes.index(k) for k in y[kept]]))
+    stats = of(X, y, classes=classes)
+    assert stats.counts.tolist() == expected.counts.tolist()
+    assert np.array_equal(stats.means, expected.means)
+    assert np.array_equal(stats.within, expected.within)
+    with pytest.raises(ValueError, match="num_classes must not be given together with classes"):
+        of(X, y, 4, classes=classes)
+
+
+@pytest.mark.parametrize("missing", [0, 2, 3])
+def test_a_class_that_a_split_lacks_is_left_out_afterwards(missing):
+    X, y = samples(4, [3, 5, 4, 2], 6)
+    present = [k for k in range(4) if k != missing]
+    stats = of(X[y != missing], y[y != missing], 4)
+    direct = of(X[y != missing], y[y != missing], classes=present)
+    only = stats.only(present)
+    for name in ("counts", "means", "within", "low"):
+        assert np.array_equal(getattr(only, name), getattr(direct, name))
+    assert only.resolution == stats.resolution
+    with pytest.raises(ValueError, match=rf"class {present[0]} has .* samples and must stay"):
+        stats.only(present[1:])
+    with pytest.raises(ValueError, match=r"classes must lie in 0\.\.3, but 4 is named"):
+        stats.only([0, 1, 2, 4])
+    with pytest.raises(ValueError, match="classes must be named once each"):
+        stats.only([0, 0, 1])
+
+
 def test_narrow_features_are_never_widened_as_a_whole():
     X, y = samples(10, [20_000, 20_000], 128, dtype=np.float32)
     tracemalloc.start()
@@ -240,6 +290,71 @@ def test_statistics_to_merge_must_fit():
         ValueError, match=r"must agree in \(d, K\), but these have \(3, 2\) and \(3, 3\)"
     ):
         one.merge(two)
+    with pytest.raises(TypeError, match=r"other must be a ClassStatistics, .* shape"):
+        one.merge(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("d", [1, 2, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_matrix_that_is_no_covariance_is_refused(d, seed):
+    rng = np.random.default_rng(seed)
+    Q, scale = np.linalg.qr(rng.normal(size=(d, d)))[0], 10.0 ** rng.integers(-8, 8)
+    values = rng.exponential(size=d) * scale
+    means, counts = rng.normal(size=(d, 2)), np.array([5, 5])
+
+    def covariance(changes):
+        W = (Q * (values + changes)) @ Q.T
+        return (W + W.T) / 2
+
+    rounding = np.where(np.arange(d) == d - 1, -1e-12 * values.sum() * (d > 1) - values, 0)
+    ClassStatistics(counts, means, covariance(rounding))
+    for least in (-1e-6 * values.sum(), -values.sum()):
+        changes = np.where(np.arange(d) == 0, least - values, 0)
+        with pytest.raises(ValueError, match=r"positive semidefinite up to rounding, .* is -"):
+            ClassStatistics(counts, means, covariance(changes))
+    if d > 1:
+        W = covariance(0)
+        W[0, 1] += 1e-11 * np.abs(W).max()
+        ClassStatistics(counts, means, W)
+        W[0, 1] += 1e-3 * np.abs(W).max()
+        with pytest.raises(ValueError, match="within must be symmetric, but it differs"):
+            ClassStatistics(counts, means, W)
+
+
+def test_a_covariance_in_float32_is_one_when_the_resolution_says_so():
+    X, y = samples(3, [4, 4], 40, dtype=np.float32)
+    R = X - np.stack([X[y == k].mean(axis=0) for k in range(2)])[y]
+    within, means = R.T @ R / np.float32(len(X)), np.zeros((40, 2))
+    eps = float(np.finfo(np.float32).eps)
+    stats = ClassStatistics(np.array([4, 4]), means, within, eps)
+    assert np.linalg.eigvalsh(stats.within)[0] < 0  # rounding, which is let in
+
+
+def test_the_arrays_are_copies_that_nobody_can_write_to():
+    counts, means, within = np.array([2, 2]), np.ones((3, 2)), np.eye(3)
+    stats = ClassStatistics(counts, means, within, low=np.zeros((3, 2)))
+    for array in (counts, means, within):
+        array[:] = 7
+    assert stats.counts.tolist() == [2, 2]
+    assert np.array_equal(stats.means, np.ones((3, 2)))
+    assert np.array_equal(stats.within, np.eye(3))
+    for part in (stats, of(np.eye(3), [0, 1, 1]), stats.merge(stats), stats.only([1, 0])):
+        for name in ("counts", "means", "within", "low"):
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(part, name)[0] = 1
+
+
+def test_a_list_of_statistics_has_a_sum():
+    parts = [of(*samples(seed, [3, 4], 5)) for seed in range(4)]
+    data = [samples(seed, [3, 4], 5) for seed in range(4)]
+    whole = of(np.concatenate([s.features for s in data]), np.concatenate([s.labels for s in data]))
+    assert_close(sum(parts).within, whole.within)
+    assert_close((parts[0] + parts[1] + parts[2] + parts[3]).means, whole.means)
+    for other in (1, 0.5, "x"):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            parts[0] + other
+        with pytest.raises(TypeError, match=r"unsupported operand|can only concatenate"):
+            other + parts[0]
 
 
 def test_statistics_are_frozen():
