@@ -1,31 +1,34 @@
 r"""The metrics of neural collapse, NC1 to NC4, from class statistics or straight from the features.
 
 Write :math:`M` (d x K) for the centered class means. :math:`\Sigma_B = M M^\top / K` has rank
-K - 1 at most, so NC1 needs no pseudoinverse of a d x d matrix. With :math:`B` (K x (K-1)) an
-orthonormal basis of the complement of the ones vector, :math:`M = M B B^\top`, and a singular value
-decomposition :math:`M B = U \operatorname{diag}(s) V^\top` gives
+K - 1 at most, so NC1 needs no pseudoinverse of a d x d matrix: with the directions :math:`u_i` in
+which the means differ and the singular values :math:`s_i` of :math:`M`,
 
 .. math::
     \mathrm{NC1} = \frac1K \operatorname{tr} \Sigma_W \Sigma_B^+
-    = \sum_{i \le r} \frac{u_i^\top \Sigma_W u_i}{s_i^2} .
+    = \sum_{i \le r} \frac{u_i^\top \Sigma_W u_i}{s_i^2}
+    = \frac1N \sum_{k,i} \|T(h_{k,i} - \bar h_k)\|^2, \qquad
+    T^\top T = U S^{-2} U^\top .
 
-Leaving out the ones vector removes the direction in which :math:`M^\top M` is singular by
-construction. The :math:`s_i^2` are the eigenvalues of the Gram matrix :math:`B^\top M^\top M B`;
-decomposing its factor, not the product, keeps the digits that squaring the condition number would
-cost.
+What the directions are, and which of them are more than rounding, is the matter of
+``nclib.foundations.geometry``.
 """
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import helmert
+from scipy import linalg
+from scipy.linalg.blas import dtrmm
 
 from nclib import _checks
+from nclib.foundations.geometry import Geometry, distinct, geometry
 from nclib.foundations.statistics import ClassStatistics
 from nclib.foundations.streaming import (
+    BLOCK,
     EPS,
     ClassMeans,
     centered,
@@ -92,8 +95,9 @@ def nc1(stats: ClassStatistics) -> float:
         >>> round(nc1(stats), 12)
         0.125
     """
-    g, r = _decomposed(stats)
-    return _nc1(np.sum(g.U * (stats.within @ g.U), axis=0), g, r)
+    _squares_fit(stats.means)
+    g = _differences(stats).clear
+    return _nc1(np.sum(g.U * (stats.within @ g.U), axis=0), g.s)
 
 
 @_of_statistics
@@ -119,8 +123,9 @@ def nc1_trace(stats: ClassStatistics) -> float:
         >>> round(nc1_trace(stats), 12)
         0.25
     """
-    g, _ = _decomposed(stats)
-    return _nc1_trace(np.trace(stats.within), g)
+    _squares_fit(stats.means)
+    s = _differences(stats).s
+    return _nc1_trace(float(np.trace(stats.within)), s, stats.K)
 
 
 @_of_statistics
@@ -148,8 +153,7 @@ def nc2(stats: ClassStatistics) -> float:
         >>> round(nc2(ClassStatistics.from_features([[0.0], [1.0], [2.0]], [0, 1, 2])), 3)
         0.765
     """
-    g, _ = _decomposed(stats)
-    return _nc2(g)
+    return _nc2(_differences(stats).s, stats.K)
 
 
 @_of_statistics
@@ -180,12 +184,18 @@ def nc3(stats: ClassStatistics, weights: ArrayLike) -> float:
         >>> round(nc3(stats, [[-5.0], [-2.0]]), 12), round(nc3(stats, [[1.0], [0.0]]), 12)
         (0.0, 2.0)
     """
-    g, _ = _decomposed(stats)
-    return _nc3(g, _checks.as_array("weights", weights, (stats.K, stats.d)))
+    W = _checks.as_array("weights", weights, (stats.K, stats.d))
+    _differences(stats)  # raises where the means do not differ
+    return _nc3(stats.centered_means, W)
 
 
 def nc4(
-    features: ArrayLike, labels: ArrayLike, weights: ArrayLike, bias: ArrayLike | None = None
+    features: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    classes: ArrayLike | None = None,
 ) -> float:
     r"""Share of the samples on which the classifier disagrees with the nearest class mean.
 
@@ -201,6 +211,8 @@ def nc4(
         labels: Shape (N,), integers in 0..K-1; they enter through the class means only.
         weights: Shape (K, d).
         bias: Shape (K,), zero if not given.
+        classes: The classes to measure, by label; samples of other classes are left out, and so are
+            the scores of other classes. All if not given.
 
     Returns:
         A share from 0 to 1.
@@ -208,15 +220,18 @@ def nc4(
     Raises:
         TypeError: The arrays do not hold real numbers, or the labels are not integers.
         ValueError: A shape is wrong, a label lies outside 0..K-1, a class has no samples, or an
-            entry is not finite.
+            entry is masked or not finite.
 
     Examples:
         >>> nc4([[-1.0], [1.0], [3.0]], [0, 1, 1], weights=[[0.0], [1.0]], bias=[2.0, 0.0])
         0.3333333333333333
     """
-    data = _checked(features, labels, weights, bias)
+    data = _checked(features, labels, weights, bias, classes)
     means = class_means(data.features, data.labels, len(data.weights))
-    return _second_pass(data, means, _geometry(means)).disagreement
+    _checks.every_class(means.counts)
+    rule = _Rules.of(data, means)
+    blocks = residual_blocks(data.features, data.labels, means.means)
+    return sum(rule.disagreements(R, y) for R, y in blocks) / len(data.labels)
 
 
 def measure(
@@ -224,8 +239,10 @@ def measure(
     labels: ArrayLike,
     weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    *,
+    classes: ArrayLike | None = None,
 ) -> Metrics:
-    r"""All metrics in two passes over the features, without a d x d matrix.
+    r"""All metrics in two passes over the features, without a d x d or K x K matrix.
 
     The first pass finds the class means. The second needs of each residual
     :math:`h_{k,i} - \bar h_k` only its squared norm and its components along the directions
@@ -233,10 +250,12 @@ def measure(
     first would subtract large numbers where the features have a large common part.
 
     Args:
-        features: Shape (N, d).
-        labels: Shape (N,), integers in 0..K-1.
+        features: Shape (N, d); an array, or a tensor of torch of any floating-point type.
+        labels: Shape (N,), integers in 0..K-1. Without weights K is the largest label plus one.
         weights: The last layer's weights, shape (K, d), for NC3 and NC4.
         bias: The last layer's bias, shape (K,), zero if not given; for NC4.
+        classes: The classes to measure, by label: samples, weights and biases of other classes are
+            left out. All if not given; then each needs a sample.
 
     Returns:
         The metrics by name.
@@ -250,55 +269,47 @@ def measure(
         >>> round(m.nc1, 12), round(m.nc1_trace, 12), m.nc3
         (0.125, 0.25, None)
     """
-    data = _checked(features, labels, weights, bias)
+    data = _checked(features, labels, weights, bias, classes)
     means = class_means(data.features, data.labels, len(data.weights) or None)
-    g = _geometry(means)
-    seen = _second_pass(data, means, g)
-    r = _rank(g, seen.trace, resolution(data.features))
-    values = Metrics(_nc1(seen.along, g, r), _nc1_trace(seen.trace, g), _nc2(g))
-    if weights is None:
-        return values
-    return values._replace(nc3=_nc3(g, data.weights), nc4=seen.disagreement)
-
-
-class _Geometry(NamedTuple):
-    """The centered means M (d x K) with M B = U diag(s) V^T, and the squared norm of the means."""
-
-    M: np.ndarray
-    U: np.ndarray
-    s: np.ndarray
-    size: float
-
-
-def _geometry(means: ClassMeans) -> _Geometry:
     _checks.every_class(means.counts)
-    if not np.isfinite(size := float(np.vdot(means.means, means.means))):
-        raise ValueError("features must be smaller: their squares overflow.")
-    M = centered(means.means, means.low)
-    U, s, _ = np.linalg.svd(M @ helmert(M.shape[1]).T, full_matrices=False)
-    return _Geometry(M, U, s, size)
+    _squares_fit(means.means, means.trace)
+    M, N = centered(means.means, means.low), len(data.labels)
+    g = geometry(M)
+    clear = distinct(g, means, data.resolution, means.trace / N, lambda: _variances(data, means))
+    rule = _Rules.of(data, means) if len(data.weights) else None
+    seen = _second_pass(data, means, _whitening(clear), rule)
+    K = len(means.counts)
+    values = Metrics(seen.nc1, _nc1_trace(seen.trace, g.s, K), _nc2(g.s, K))
+    if rule is None:
+        return values
+    return values._replace(nc3=_nc3(M, data.weights), nc4=seen.disagreements / N)
 
 
-def _rank(g: _Geometry, trace: float, resolution: float) -> int:
-    """Return how many singular values are more than rounding.
+# ---- from statistics -------------------------------------------------------------------------
 
-    Rounding to a type with machine epsilon e moves an entry h by e|h|/2 at most, so a class mean by
-    e/2 times the mean of |h|, and all centered means together by e/2 times the root of
-    sum_k mean |h_ki|^2 = |means|^2 + sum_k tr Sigma_k (Cauchy-Schwarz), where the last sum is
-    K tr Sigma_W if the classes are balanced. No singular value moves by more (Weyl). It is the
-    means before centering that count: a large common part brings large rounding. The cut is twice
-    this bound; 8 EPS are for our own arithmetic.
-    """
-    K = g.M.shape[1]
-    if K == 1:
-        raise ValueError("the metric compares class means, so it is undefined for K = 1 class.")
-    r = int(np.count_nonzero(g.s > (resolution + 8 * EPS) * np.sqrt(g.size + K * trace)))
-    if r == 0:
-        raise ValueError(
-            "all class means are equal up to the rounding of the features, "
-            "so the metric is undefined."
-        )
-    return r
+
+class _Differences(NamedTuple):
+    """All singular values of the centered means, and the directions clear of rounding."""
+
+    s: np.ndarray
+    clear: Geometry
+
+
+# One decomposition for all metrics of the same statistics, forgotten together with them.
+_KNOWN: WeakKeyDictionary[ClassStatistics, _Differences] = WeakKeyDictionary()
+
+
+def _differences(stats: ClassStatistics) -> _Differences:
+    if stats not in _KNOWN:
+        _checks.every_class(stats.counts)
+        means, variances = ClassMeans(stats.counts, stats.means, stats.low), np.diag(stats.within)
+        g = geometry(stats.centered_means)
+        clear = distinct(g, means, stats.resolution, float(variances.sum()), lambda: variances)
+        _KNOWN[stats] = _Differences(g.s, clear)
+    return _KNOWN[stats]
+
+
+# ---- from features ---------------------------------------------------------------------------
 
 
 class _Data(NamedTuple):
@@ -308,76 +319,172 @@ class _Data(NamedTuple):
     labels: np.ndarray
     weights: np.ndarray
     bias: np.ndarray
-
-
-class _Seen(NamedTuple):
-    """What the second pass sees: tr Sigma_W, u_i^T Sigma_W u_i for each column of U, and NC4."""
-
-    trace: float
-    along: np.ndarray
-    disagreement: float
-
-
-def _second_pass(data: _Data, means: ClassMeans, g: _Geometry) -> _Seen:
-    N, m = len(data.features), len(g.s)
-    W = data.weights - data.weights.mean(axis=0) if len(data.weights) else data.weights
-    X = np.vstack([g.U.T, W])
-    P = g.U.T @ g.M  # the means in the coordinates of their span
-    at_means, half = W @ means.means + data.bias[:, None], np.sum(P**2, axis=0)[:, None] / 2
-    trace, along, wrong = 0.0, np.zeros(m), 0
-    for R, y in residual_blocks(data.features, data.labels, means.means):
-        Z = X @ R.T
-        trace += float(np.vdot(R, R))
-        along += np.einsum("ij,ij->i", Z[:m], Z[:m])
-        if len(W):
-            nearest = np.argmax(P.T @ (Z[:m] + P[:, y]) - half, axis=0)
-            decision = np.argmax(Z[m:] + at_means[:, y], axis=0)
-            wrong += int(np.count_nonzero(nearest != decision))
-    # The residuals were about the rounded means.
-    trace -= float(np.sum(means.counts * means.low**2))
-    along -= np.sum(means.counts * (g.U.T @ means.low) ** 2, axis=1)
-    return _Seen(trace / N, along / N, wrong / N)
-
-
-def _decomposed(stats: ClassStatistics) -> tuple[_Geometry, int]:
-    g = _geometry(ClassMeans(stats.counts, stats.means, stats.low))
-    return g, _rank(g, float(np.trace(stats.within)), stats.resolution)
-
-
-def _nc1(along: np.ndarray, g: _Geometry, r: int) -> float:
-    return float(np.sum(along[:r] / g.s[:r] ** 2))
-
-
-def _nc1_trace(trace: float, g: _Geometry) -> float:
-    return float(trace * g.M.shape[1] / np.sum(g.s**2))
-
-
-def _nc2(g: _Geometry) -> float:
-    # G and the frame's Gram matrix commute: both are B (...) B^T, the latter with B^T B = I. So
-    # compare eigenvalues.
-    K = g.M.shape[1]
-    eigenvalues = np.zeros(K - 1)
-    eigenvalues[: len(g.s)] = g.s**2
-    return float(np.linalg.norm(eigenvalues / np.linalg.norm(eigenvalues) - 1 / np.sqrt(K - 1)))
-
-
-def _nc3(g: _Geometry, W: np.ndarray) -> float:
-    norm = np.linalg.norm(C := W - W.mean(axis=0))
-    if norm <= 8 * EPS * np.linalg.norm(W):
-        raise ValueError("the weights are the same for all classes, so NC3 is undefined.")
-    return float(np.linalg.norm(C.T / norm - g.M / np.linalg.norm(g.M)))
+    resolution: float
 
 
 def _checked(
-    features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None, bias: ArrayLike | None
+    features: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None,
+    bias: ArrayLike | None,
+    classes: ArrayLike | None,
 ) -> _Data:
+    eps = resolution(features)
     X = _checks.as_features(features)
-    N, d = X.shape
+    if weights is None and bias is not None:
+        raise ValueError("bias must not be given without weights.")
+    W, b = np.zeros((0, X.shape[1])), np.zeros(0)
+    if weights is not None:
+        W, b = _classifier(X, labels, weights, bias)
+    if classes is None:
+        return _Data(X, _checks.as_labels(labels, len(X), len(W) or None), W, b, eps)
+    X, y, kept = _checks.choose(X, labels, classes)
     if weights is None:
-        if bias is not None:
-            raise ValueError("bias must not be given without weights.")
-        return _Data(X, _checks.as_labels(labels, N), np.zeros((0, d)), np.zeros(0))
-    K = max(np.atleast_1d(weights).shape[0], 1)
-    W = _checks.as_array("weights", weights, (K, d))
-    b = np.zeros(K) if bias is None else _checks.as_array("bias", bias, (K,))
-    return _Data(X, _checks.as_labels(labels, N, K), W, b)
+        return _Data(X, y, np.zeros((0, X.shape[1])), b, eps)
+    if kept.max() >= len(W):
+        raise ValueError(f"classes must lie in 0..{len(W) - 1}, but {kept.max()} is named.")
+    return _Data(X, y, W[kept], b[kept], eps)
+
+
+def _classifier(
+    X: np.ndarray, labels: ArrayLike, weights: ArrayLike, bias: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias, checked; messages name the shape that the labels call for."""
+    d, shape = X.shape[1], np.shape(_checks.as_numpy("weights", weights))
+    if len(shape) != 2 or shape[1] != d or shape[0] == 0:
+        K = int(_checks.as_labels(labels, len(X)).max()) + 1
+        transposed = "; pass weights.T" if shape == (d, K) else ""
+        raise ValueError(
+            f"weights must have shape ({K}, {d}), one row per class; "
+            f"the shape given is {shape}{transposed}."
+        )
+    W = _checks.as_array("weights", weights, shape)
+    if len(W) == 1 and np.max(_checks.as_numpy("labels", labels), initial=0) == 1:
+        raise ValueError(
+            "weights must have two rows for two classes; for a single logit with weights w and "
+            "bias b pass weights np.vstack([-w, w]) / 2 and bias [-b / 2, b / 2]."
+        )
+    return W, np.zeros(len(W)) if bias is None else _checks.as_array("bias", bias, (len(W),))
+
+
+def _variances(data: _Data, means: ClassMeans) -> np.ndarray:
+    """Within-class variance of each component, shape (d,)."""
+    total = np.zeros(data.features.shape[1])
+    for R, _ in residual_blocks(data.features, data.labels, means.means):
+        total += np.einsum("ij,ij->j", R, R)
+    return total / len(data.labels)
+
+
+def _whitening(g: Geometry) -> np.ndarray:
+    """T with T^T T = U S^-2 U^T, shape (r, d).
+
+    Where the rank is above half the dimension T is zero below its diagonal, which halves the cost
+    of a product or nearly so. The largest rows come first: then the factorization loses nothing in
+    the small ones.
+    """
+    T = (g.U / g.s).T
+    if 2 * len(g.s) <= len(g.U):
+        return T
+    return np.asfortranarray(np.linalg.qr(T[::-1], mode="r"))
+
+
+def _squares(T: np.ndarray, R: np.ndarray) -> float:
+    """The sum of the squares of the entries of T R^T."""
+    r, d = T.shape
+    if 2 * r <= d:
+        Z = T @ R.T
+    else:
+        Z = dtrmm(1.0, T[:, :r], R.T[:r])
+        if r < d:
+            Z += T[:, r:] @ R[:, r:].T
+    return float(np.einsum("ij,ij->", Z, Z))
+
+
+class _Seen(NamedTuple):
+    """What the second pass sees: NC1, tr Sigma_W, and the number of disagreements."""
+
+    nc1: float
+    trace: float
+    disagreements: int
+
+
+def _second_pass(data: _Data, means: ClassMeans, T: np.ndarray, rule: "_Rules | None") -> _Seen:
+    N, nc1, trace, disagreements = len(data.labels), 0.0, 0.0, 0
+    for R, y in residual_blocks(data.features, data.labels, means.means):
+        trace += float(np.vdot(R, R))
+        nc1 += _squares(T, R)
+        if rule is not None:
+            disagreements += rule.disagreements(R, y)
+    # The residuals were about the rounded means; next to always that makes no difference.
+    offset = float(means.counts @ np.einsum("jk,jk->k", means.low, means.low))
+    trace -= offset
+    if offset * np.vdot(T, T) > 1e-20 * nc1:
+        nc1 -= _squares(T, (means.low * np.sqrt(means.counts)).T)
+    return _Seen(max(nc1, 0.0) / N, max(trace, 0.0) / N, disagreements)
+
+
+class _Rules(NamedTuple):
+    """The classifier and the nearest class mean, as scores of h minus the mean of the means."""
+
+    M: np.ndarray
+    weights: np.ndarray
+    at_origin: np.ndarray
+    half: np.ndarray
+
+    @classmethod
+    def of(cls, data: _Data, means: ClassMeans) -> "_Rules":
+        M = centered(means.means, means.low).T
+        W = data.weights - data.weights.mean(axis=0)
+        at_origin = W @ means.means.mean(axis=1) + data.bias
+        return cls(np.ascontiguousarray(M), W, at_origin, np.sum(M**2, axis=1) / 2)
+
+    def disagreements(self, R: np.ndarray, y: np.ndarray) -> int:
+        """On how many samples, given by residuals and labels, the two choose different classes."""
+        wrong, rows = 0, max(1, BLOCK // len(self.M))  # K scores a sample: no large array of them
+        for start in range(0, len(y), rows):
+            C = R[start : start + rows] + self.M[y[start : start + rows]]
+            nearest = np.argmax(C @ self.M.T - self.half, axis=1)
+            decision = np.argmax(C @ self.weights.T + self.at_origin, axis=1)
+            wrong += int(np.count_nonzero(nearest != decision))
+        return wrong
+
+
+# ---- formulas --------------------------------------------------------------------------------
+
+
+def _squares_fit(means: np.ndarray, trace: float = 0.0) -> None:
+    """Refuse features whose squares leave the range of float64 or lose digits at its lower end."""
+    size = float(max(means.max(), -means.min()))
+    if size > 1e150 or not np.isfinite(trace):
+        raise ValueError("features must be smaller: their squares overflow.")
+    if 0 < size < 1e-130:
+        raise ValueError(
+            "features must be larger: their squares underflow. "
+            "Multiply them by a constant, which changes no metric."
+        )
+
+
+def _nc1(along: np.ndarray, s: np.ndarray) -> float:
+    # A variance that is zero may come out as a negative rounding error.
+    return float(np.sum(np.maximum(along, 0) / s**2))
+
+
+def _nc1_trace(trace: float, s: np.ndarray, K: int) -> float:
+    return float(max(trace, 0.0) * K / np.sum(s**2))
+
+
+def _nc2(s: np.ndarray, K: int) -> float:
+    # G and the frame's Gram matrix commute: both are B (...) B^T, the latter with B^T B = I. So
+    # compare eigenvalues, of which those beyond the d-th are zero.
+    eigenvalues = np.zeros(K - 1)
+    eigenvalues[: len(s)] = (s / s[0]) ** 2
+    return float(np.linalg.norm(eigenvalues / np.linalg.norm(eigenvalues) - 1 / np.sqrt(K - 1)))
+
+
+def _nc3(M: np.ndarray, W: np.ndarray) -> float:
+    # SciPy's norm neither over- nor underflows.
+    C = W - W.mean(axis=0)
+    norm = linalg.norm(C)
+    if norm <= 8 * EPS * linalg.norm(W):
+        raise ValueError("weights must not be the same for all classes: NC3 is undefined.")
+    return float(linalg.norm(C.T / norm - M / linalg.norm(M)))

@@ -179,6 +179,22 @@ def test_tensors_are_not_copied():
         assert np.shares_memory(_checks.as_features(tensor), tensor.detach().numpy())
 
 
+@pytest.mark.parametrize("name", ["features", "labels", "weights", "classes"])
+def test_masked_arrays_are_refused(name):
+    rng = np.random.default_rng(0)
+    arguments = {
+        "features": rng.normal(size=(6, 3)),
+        "labels": np.repeat([0, 1], 3),
+        "weights": rng.normal(size=(2, 3)),
+        "classes": np.array([0, 1]),
+    }
+    mask = rng.random(arguments[name].shape) < 0.4
+    mask.flat[0] = True
+    arguments[name] = np.ma.array(arguments[name], mask=mask)
+    with pytest.raises(ValueError, match=f"{name} must not be masked, but {mask.sum()} of its"):
+        nclib.measure(**arguments)
+
+
 def test_ragged_lists_are_refused():
     with pytest.raises(
         ValueError, match=r"features must be an array, but its rows differ in length\."

@@ -4,12 +4,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.linalg import hadamard, helmert
 
 from nclib import ClassStatistics, measure, nc1, nc1_trace, nc2, nc3, nc4
-from nclib.foundations import streaming
+from nclib.foundations import geometry, metrics, streaming
 from tests.foundations.oracle import (
     assert_close,
     dense,
@@ -288,6 +289,166 @@ def test_measure_never_widens_the_features_as_a_whole():
     assert peak < 6 * 8 * streaming.BLOCK < X.nbytes
 
 
+def peak(function, *arguments, **keywords):
+    """Bytes that a call has allocated at most."""
+    tracemalloc.start()
+    function(*arguments, **keywords)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def test_many_classes_need_no_square_array():
+    K, d = 5000, 3
+    X, y = samples(10, [2] * K, d, dtype=np.float32)
+    stats = of(X, y)
+    W = np.random.default_rng(0).normal(size=(K, d))
+    assert peak(measure, X, y) < K**2
+    assert peak(measure, X, y, W) < K**2
+    assert peak(nc4, X, y, W) < K**2
+    for metric in (nc1, nc1_trace, nc2, lambda s: nc3(s, W)):
+        assert peak(metric, of(X, y)) < K**2
+    assert_close(nc1(stats), measure(X, y).nc1, condition=10)
+
+
+def test_one_decomposition_serves_all_metrics(monkeypatch):
+    """Each metric from statistics needs the same decomposition; it is found once and forgotten."""
+    calls = []
+
+    def counting(A):
+        calls.append(A.shape)
+        return left_singular(A)
+
+    left_singular = geometry.left_singular
+    monkeypatch.setattr(geometry, "left_singular", counting)
+    stats, other = (of(*samples(seed, [4, 5, 6], 7)) for seed in (1, 2))
+    W = np.eye(3, 7)
+    values = [(nc1(s), nc1_trace(s), nc2(s), nc3(s, W)) for s in (stats, other, stats)]
+    assert calls == [(7, 2)] * 2
+    assert values[0] == values[2] != values[1]
+    known = len(metrics._KNOWN)
+    del stats
+    assert len(metrics._KNOWN) == known - 1
+
+
+# ---- sizes, signs, types -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "K, d", [(3, 5), (4, 5), (5, 5), (6, 5), (7, 5), (30, 5), (9, 16), (12, 16)]
+)
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_every_relation_of_classes_and_dimensions(K, d, with_weights):
+    """Rank below, at and above half the dimension: other products, the same value."""
+    X, y = samples(K, [3] * K, d, spread=0.5)
+    means = np.stack([X[y == k].mean(axis=0) for k in range(K)])
+    R, M = X - means[y], means - means.mean(axis=0)
+    W = np.random.default_rng(K).normal(size=(K, d)) if with_weights else None
+    m, stats = measure(X, y, W), of(X, y)
+    truth = np.trace(R.T @ R / len(X) @ np.linalg.pinv(M.T @ M, rcond=1e-10))
+    singular = np.linalg.svd(M, compute_uv=False)[: min(d, K - 1)]
+    condition = (singular[0] / singular[-1]) ** 2
+    assert_close(m.nc1, truth, condition=condition)
+    assert_close(nc1(stats), truth, condition=condition)
+    assert_close(m.nc1_trace, np.sum(R**2) / len(X) * K / np.sum(M**2))
+    G, frame = M @ M.T, (np.eye(K) - 1 / K) / np.sqrt(K - 1)
+    assert_close(m.nc2, np.linalg.norm(G / np.linalg.norm(G) - frame))
+    if with_weights:
+        nearest = np.argmin(((X[:, None] - means) ** 2).sum(axis=2), axis=1)
+        assert m.nc4 == np.mean(nearest != np.argmax(X @ W.T, axis=1))
+
+
+@examples
+@given(
+    st.integers(0, 999),
+    st.integers(2, 6),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 1e-12, 1e-9, 1e-3]),
+    st.sampled_from([0.0, 1e3, 1e8]),
+)
+def test_variability_is_never_negative(seed, K, d, n, spread, offset):
+    X, y = samples(seed, [n] * K, d, spread, offset)
+    rng = np.random.default_rng(seed)
+    stats = of(X, y)
+    # A covariance that is zero along the means, up to rounding of either sign.
+    U = np.linalg.qr(stats.centered_means)[0]
+    free = rng.normal(size=(d, d))
+    free -= U @ (U.T @ free)
+    flat = ClassStatistics(stats.counts, stats.means, free @ free.T, stats.resolution)
+    for value in (nc1(stats), nc1(flat), measure(X, y).nc1, measure(X, y).nc1_trace):
+        assert value >= 0
+
+
+@pytest.mark.parametrize("exponent", [-200, -150, -120, -81, -30, 0, 30, 78, 100])
+def test_nc2_and_nc3_at_any_scale(exponent):
+    X, y = samples(6, [3, 4, 5, 3], 6, spread=0.3)
+    W = np.random.default_rng(0).normal(size=(4, 6))
+    expected, scale = of(X, y), 10.0**exponent
+    stats = of(scale * X, y)
+    assert_close(nc2(stats), nc2(expected), condition=10)
+    assert_close(nc3(stats, W), nc3(expected, W), condition=10)
+    assert_close(nc3(expected, scale * W), nc3(expected, W), condition=10)
+    if abs(exponent) <= 120:
+        m = measure(scale * X, y, W)
+        assert_close(m[:4], measure(X, y, W)[:4], condition=10)
+        assert_close(nc1(stats), nc1(expected), condition=10)
+        assert_close(nc1_trace(stats), nc1_trace(expected), condition=10)
+    if exponent < -140:
+        for metric in (lambda: nc1(stats), lambda: nc1_trace(stats), lambda: measure(scale * X, y)):
+            with pytest.raises(
+                ValueError, match="features must be larger: their squares underflow"
+            ):
+                metric()
+
+
+@pytest.mark.parametrize("exponent", [-200, 100])
+def test_equal_means_are_equal_at_any_scale(exponent):
+    X = np.full((4, 2), 10.0**exponent)
+    X[1] *= 1 + 1e-16
+    with pytest.raises(ValueError, match="all class means are equal"):
+        nc2(of(X, [0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 3], [3, 0], [2, 3, 1, 0]])
+def test_classes_left_out_by_name(classes):
+    X, y = samples(7, [3, 5, 4, 6], 5)
+    rng = np.random.default_rng(0)
+    W, b, kept = rng.normal(size=(4, 5)), rng.normal(size=4), np.isin(y, classes)
+    renumbered = np.array([classes.index(k) for k in y[kept]])
+    expected = measure(X[kept], renumbered, W[classes], b[classes])
+    assert measure(X, y, W, b, classes=classes) == expected
+    assert measure(X[kept], y[kept], W, b, classes=classes) == expected
+    assert measure(X, y, classes=classes) == expected._replace(nc3=None, nc4=None)
+    assert nc4(X, y, W, b, classes=classes) == expected.nc4
+
+
+def test_the_last_class_can_be_asked_for():
+    X, y = samples(7, [3, 5, 4], 5)
+    assert measure(X, y).nc1 > 0  # nobody said that there is a fourth class
+    with pytest.raises(ValueError, match="class 3 has no samples, although classes names it"):
+        measure(X, y, classes=range(4))
+    with pytest.raises(ValueError, match=r"classes must lie in 0\.\.1, but 2 is named"):
+        measure(X, y, np.eye(2, 5), classes=[0, 2])
+
+
+def test_a_layer_of_torch_is_taken_as_it_is():
+    torch.manual_seed(0)
+    X, y = samples(8, [5, 6, 7], 4, spread=0.5, dtype=np.float32)
+    layer = torch.nn.Linear(4, 3)
+    features = torch.tensor(X, requires_grad=True)
+    W, b = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    assert measure(features, torch.tensor(y), layer.weight, layer.bias) == measure(X, y, W, b)
+    assert nc3(of(features, y), layer.weight) == nc3(of(X, y), W)
+    half = layer.to(torch.bfloat16)
+    assert (
+        measure(features, y, half.weight, half.bias).nc4
+        == measure(
+            X, y, half.weight.float().detach().numpy(), half.bias.float().detach().numpy()
+        ).nc4
+    )
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 X3, Y3 = samples(12, [2, 3, 2], 4)
@@ -330,7 +491,7 @@ def test_means_that_differ_by_rounding_only_are_equal():
         (
             {"weights": W3.T},
             ValueError,
-            r"weights must have shape \(4, 4\); the shape given is \(4, 3\)",
+            r"weights must have shape \(3, 4\), .* is \(4, 3\); pass weights\.T\.",
         ),
         ({"weights": W3[0]}, ValueError, r"weights must have shape .* the shape given is \(4,\)"),
         ({"weights": W3 + np.inf}, ValueError, "weights must be finite"),
@@ -357,7 +518,7 @@ def test_more_bad_arguments():
     with pytest.raises(ValueError, match="bias must not be given without weights"):
         measure(X3, Y3, bias=np.zeros(3))
     with pytest.raises(
-        ValueError, match="the weights are the same for all classes, so NC3 is undefined"
+        ValueError, match="weights must not be the same for all classes: NC3 is undefined"
     ):
         measure(X3, Y3, np.full((3, 4), 0.1))
     with pytest.raises(ValueError, match=r"undefined for K = 1 class"):
@@ -368,3 +529,9 @@ def test_more_bad_arguments():
         measure(X3, Y3 * 2)
     with pytest.raises(ValueError, match=r"weights must have shape \(3, 4\)"):
         nc3(of(X3, Y3), W3.T)
+    with pytest.raises(ValueError, match=r"weights must have two rows .* a single logit"):
+        measure(X3, np.minimum(Y3, 1), W3[:1])
+    with pytest.raises(ValueError, match=r"shape \(3, 4\), one row per class; .* \(0, 4\)\."):
+        measure(X3, Y3, W3[:0])
+    with pytest.raises(TypeError, match="features must hold real numbers, not object"):
+        measure(of(X3, Y3), Y3)
