@@ -7,6 +7,7 @@ and ``measured`` can be imported from here. That needs NumPy, SciPy, threadpoolc
 """
 
 from nclib.foundations.feature_solve import FeatureSolve
+from nclib.foundations.accumulator import Accumulator
 from nclib.foundations.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
 from nclib.foundations.minimize import Solution, Status, minimize, path
 from nclib.foundations.model import Collapsed, Gradient, Model
@@ -65,6 +66,7 @@ from nclib.perturbation.spectrum import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accumulator",
     "Aligned",
     "Attenuation",
     "BlockSpectrum",
