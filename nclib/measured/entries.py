@@ -27,6 +27,9 @@ Text = Annotated[str, Meta(pattern=r"\S", description="a text, not empty")]
 Commit = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{40}\Z", description="a text of 40 hexadecimal digits")
 ]
+Fingerprint = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{16}\Z", description="a text of 16 hexadecimal digits")
+]
 Time = Annotated[
     str,
     Meta(

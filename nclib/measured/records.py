@@ -25,6 +25,7 @@ from msgspec import Meta, Struct
 from nclib.measured.entries import (
     Amount,
     Commit,
+    Fingerprint,
     Flag,
     Index,
     Name,
@@ -60,12 +61,14 @@ class Data(_Record, frozen=True, kw_only=True):
         samples: Number of samples, all classes together.
         source: The data set, and which copy of it.
         split: The part of the data set, train or test.
+        fingerprint: 16 hexadecimal digits of a hash of images and labels.
     """
 
     classes: Size
     samples: Size
     source: Text
     split: Split
+    fingerprint: Fingerprint | None = None
 
 
 class Versions(_Record, frozen=True, kw_only=True):
@@ -84,6 +87,28 @@ class Versions(_Record, frozen=True, kw_only=True):
     python: Text
     torch: Text
     cuda: Text | None = None
+
+
+class Part(_Record, frozen=True, kw_only=True):
+    """One stretch of a run that was stopped and went on later.
+
+    Attributes:
+        started: When it began, an ISO 8601 time in UTC.
+        epoch: Epochs that were done then.
+        commit: The library's commit; ``None`` if it is not known.
+        device: What computed, in words.
+        versions: Versions of what computed.
+        processor: Name of the processor.
+        instructions: The vector instructions that were used, in words.
+    """
+
+    started: Time
+    epoch: Index
+    commit: Commit | None
+    device: Text
+    versions: Versions
+    processor: Text | None = None
+    instructions: Text | None = None
 
 
 class Table(_Record, frozen=True, kw_only=True):
@@ -209,6 +234,11 @@ class Result(_Record, frozen=True, kw_only=True):
         complete: Whether the run went to its end.
         epochs: One row per epoch.
         layers: One row per probed epoch and layer.
+        processor: Name of the processor.
+        instructions: The vector instructions that were used, in words: with others the same seed
+            gives other numbers.
+        parts: The parts of a run that was stopped and went on later, empty for one that was not;
+            device, versions, commit, processor and instructions are those of the last part.
 
     Raises:
         ValueError: An entry is not as it is declared, columns of a table have different lengths,
@@ -236,12 +266,17 @@ class Result(_Record, frozen=True, kw_only=True):
     complete: Flag
     epochs: Epochs
     layers: Layers
+    processor: Text | None = None
+    instructions: Text | None = None
+    parts: list[Part] = []
 
     def __post_init__(self) -> None:
         for name, kind in declared(type(self)).items():
             value = checked(kind, name, getattr(self, name))
             msgspec.structs.force_setattr(self, name, value)
         _require_date("started", self.started)
+        for i, part in enumerate(self.parts):
+            _require_date(f"parts[{i}].started", part.started)
         _require_equal_lengths("epochs", self.epochs)
         _require_equal_lengths("layers", self.layers)
         _require_order(self.epochs, self.layers)
@@ -377,11 +412,12 @@ def config_hash(config: dict[str, Plain]) -> str:
 
 def _from_content(content: Any) -> Result:
     """A result from what its file holds."""
-    fields = set(declared(Result))
-    keys = {"schema", "config_hash"} | fields
-    require_keys("result", content, keys, keys)
+    fields = msgspec.structs.fields(Result)
+    hashed = {"schema", "config_hash"}
+    required = hashed | {field.name for field in fields if field.required}
+    require_keys("result", content, required, hashed | {field.name for field in fields})
     checked(Schema, "schema", content["schema"])
-    result = Result(**{name: content[name] for name in fields})
+    result = Result(**{name: value for name, value in content.items() if name not in hashed})
     if content["config_hash"] != result.config_hash:
         expected = f"{result.config_hash}, the hash of config"
         raise ValueError(refusal("config_hash", expected, content["config_hash"]))

@@ -1,29 +1,45 @@
 """The experiments on real networks: ``python -m nclib.networks --help``."""
 
 import argparse
+import math
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
 
 from tqdm import tqdm
 
 from nclib.measured.entries import SCALES
-from nclib.measured.files import file_name
+from nclib.measured.files import place
 from nclib.measured.records import Result
 from nclib.networks import parallel
 from nclib.networks.experiments.runner import Runner
 from nclib.networks.experiments.settings import EXPERIMENTS, Run, runs
+from nclib.networks.experiments.signals import Stop, listening
+
+LARGEST_SEED = 2**31 - 1
+STATUS = (
+    "exit status: 0 all is done; 1 something is wrong, and a sentence says what; 2 the command "
+    "line makes no sense; 3 the time limit came first; 128 and the number of a signal (130 for "
+    "Ctrl-C, 143 for SIGTERM, 129 for SIGHUP) if one asked to stop. After 3 and after a signal "
+    "all is saved, and the same command goes on."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status: 0, or 3 if time ran out before all was
-    done.
-    """
+    """Do what the command line says; return the exit status."""
     options = parser().parse_args(arguments)
     try:
         return options.command(options)
+    except BrokenPipeError:  # whoever reads has seen enough
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -32,36 +48,138 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out the runs that are not complete yet, one after the other."""
-    deadline = time.monotonic() + options.time_limit
+    """Carry out the runs that are not complete yet, one after the other or several at a time."""
+    wanted = []
     for seed in options.seed:
-        for wanted in runs(options.experiment, options.scale, seed, options.only):
-            if state(wanted, options.out) == "complete":
-                continue
-            runner = Runner(wanted, options.out, device=options.device)
-            total = wanted.stages * wanted.recipe.epochs
-            title = f"{wanted.name}, seed {seed}"
-            with tqdm(total=total, desc=title, unit="epoch", disable=None) as bar:
-
-                def on_epoch(done: int, bar: tqdm = bar) -> None:
-                    bar.update(done - bar.n)
-
-                result = runner.run(deadline=deadline, on_epoch=on_epoch)
-            if not result.complete:
-                print(f"Time is up; the same command goes on with {title}.", file=sys.stderr)
-                return 3
+        for settings in runs(options.experiment, options.scale, seed, options.only):
+            if state(settings, options.out) == "complete":
+                path = place_of(settings, options.out)
+                _say(f"{_title(settings)}: complete already, {path}")
+            else:
+                wanted.append(settings)
+    if options.jobs > 1 and parallel.several():
+        raise ValueError("--jobs must be 1 under torchrun, which starts the processes itself.")
+    deadline = time.monotonic() + options.time_limit
+    if options.jobs > 1 and len(wanted) > 1:
+        return _spread(wanted, options, deadline)
+    try:
+        with listening() as stop:
+            for settings in wanted:
+                status = _carry_out(settings, options, deadline, stop)
+                if status:
+                    return status
+    except KeyboardInterrupt:
+        text = "Stopped at once; the same command goes on from what was saved last."
+        print(text, file=sys.stderr)
+        return stop.status
     return 0
+
+
+def _carry_out(settings: Run, options: argparse.Namespace, deadline: float, stop: Stop) -> int:
+    """One run; its exit status."""
+    title = _title(settings)
+    runner = Runner(settings, options.out, device=options.device)
+    if runner.done:
+        _say(f"{title}: goes on after epoch {runner.done} of {runner.total}")
+    quiet = options.plain or not sys.stderr.isatty() or parallel.rank() > 0
+    begun = time.monotonic()
+    with tqdm(
+        total=runner.total, initial=runner.done, desc=title, unit="epoch", disable=quiet
+    ) as bar:
+
+        def on_epoch(done: int) -> None:
+            bar.update(done - bar.n)
+            if quiet:
+                loss, error = (runner.epochs[f"batch_{key}"][-1] for key in ("loss", "error"))
+                seconds = time.monotonic() - begun
+                _say(
+                    f"{title}: epoch {done} of {runner.total}, loss {loss:.4g}, "
+                    f"error {error:.4f}, {seconds:.0f} s"
+                )
+
+        result = runner.run(deadline=deadline, stop=stop, on_epoch=on_epoch)
+    if result.complete:
+        _say(f"{title}: complete, {runner.path}")
+        return 0
+    reason = f"Stopped by {stop.name}" if stop() else "Time is up"
+    print(
+        f"{reason} after epoch {runner.done} of {runner.total}; all is saved, and the same "
+        f"command goes on with {title}.",
+        file=sys.stderr,
+    )
+    return stop.status if stop() else 3
+
+
+def _spread(wanted: list[Run], options: argparse.Namespace, deadline: float) -> int:
+    """Several runs at a time, each in a process of its own, to which signals are handed on."""
+    children: list[subprocess.Popen] = []
+
+    def hand_on(number: int) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    def carry_out(settings: Run) -> int:
+        left = deadline - time.monotonic()
+        if stop() or left < 0:
+            return stop.status if stop() else 3
+        command = [
+            *(sys.executable, "-m", "nclib.networks", "run", settings.experiment, "--plain"),
+            *("--scale", settings.scale, "--only", settings.name, "--seed", str(settings.seed)),
+            *("--device", options.device, "--out", str(options.out), "--time-limit", str(left)),
+        ]
+        # Sessions of their own: what a terminal sends reaches them through this process only.
+        child = subprocess.Popen(command, start_new_session=True)
+        children.append(child)
+        return child.wait()
+
+    with listening(hand_on) as stop, ThreadPoolExecutor(options.jobs) as pool:
+        statuses = list(pool.map(carry_out, wanted))
+    failed = [_title(s) for s, status in zip(wanted, statuses, strict=True) if status not in (0, 3)]
+    if stop():
+        return stop.status
+    if failed:
+        print(f"Not done: {'; '.join(failed)}.", file=sys.stderr)
+        return 1
+    return max(statuses)
+
+
+def _title(settings: Run) -> str:
+    return f"{settings.name}, seed {settings.seed}"
+
+
+def _say(text: str) -> None:
+    """Print a line, from one process and at once."""
+    if parallel.rank() == 0:
+        print(text, flush=True)
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say of each run whether it is complete, part way or missing."""
-    for experiment in EXPERIMENTS:
-        for scale in SCALES:
-            for seed in options.seed:
-                for wanted in runs(experiment, scale, seed):
-                    words = state(wanted, options.out)
-                    print(f"{experiment:14}{scale:9}{wanted.name:20}seed {seed}  {words}")
+    """Say of each run whether it is complete, part way or missing, or what is wrong with it."""
+    for settings in _asked(options):
+        try:
+            words = state(settings, options.out)
+        except (ValueError, OSError) as error:
+            words = str(error)
+        print(
+            f"{settings.experiment:14}{settings.scale:9}{settings.name:20}seed {settings.seed}  "
+            f"{words}"
+        )
     return 0
+
+
+def _asked(options: argparse.Namespace) -> Iterator[Run]:
+    """The runs that pass the filters."""
+    found = False
+    for experiment in [options.experiment] if options.experiment else EXPERIMENTS:
+        for scale in [options.scale] if options.scale else SCALES:
+            for seed in options.seed:
+                for settings in runs(experiment, scale, seed):
+                    if options.only in (None, settings.name):
+                        found = True
+                        yield settings
+    if not found:
+        raise ValueError(f"there is no run {options.only!r} there.")
 
 
 def names(options: argparse.Namespace) -> int:
@@ -86,19 +204,32 @@ def download(options: argparse.Namespace) -> int:
     return 0
 
 
-def state(wanted: Run, folder: Path) -> str:
-    """What the results file of a run says: "complete", "epoch 12 of 80", "missing", or "other
+def place_of(settings: Run, folder: Path) -> Path:
+    """The results file of a run."""
+    return place(folder, settings.experiment, settings.scale, settings.name, settings.seed)
+
+
+def state(settings: Run, folder: Path) -> str:
+    """What the results file of a run says: "complete", "epoch 12 of 80", "missing" or "other
     settings".
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is damaged, or belongs elsewhere.
     """
-    path = Path(folder, wanted.experiment, wanted.scale, file_name(wanted.name, wanted.seed))
+    path = place_of(settings, folder)
     if not path.exists():
         return "missing"
     result = Result.load(path)
-    if result.config != wanted.config:
+    home = place(folder, result.experiment, result.scale, result.name, result.seed)
+    if home != path:
+        raise ValueError(f"{path}: the result in this file belongs in {home}.")
+    if result.config != settings.config:
         return "other settings"
     if result.complete:
         return "complete"
-    return f"epoch {result.epochs['epoch'][-1]} of {wanted.stages * wanted.recipe.epochs}"
+    done = max(result.epochs.epoch, default=0)
+    return f"epoch {done} of {settings.stages * settings.recipe.epochs}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,7 +239,9 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     running = commands.add_parser(
-        "run", help="train and measure; complete runs are left alone, others go on"
+        "run",
+        help="train and measure; complete runs are left alone, others go on",
+        epilog=STATUS,
     )
     running.set_defaults(command=run)
     running.add_argument(
@@ -123,19 +256,33 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="default: a GPU if there is one",
     )
-    running.add_argument("--only", metavar="NAME", help="one run of the experiment")
     running.add_argument(
         "--time-limit",
-        type=float,
-        default=float("inf"),
+        type=_seconds,
+        default=math.inf,
         metavar="SECONDS",
-        help="stop after an epoch",
+        help="stop after the epoch in which the time is up",
+    )
+    running.add_argument(
+        "--jobs", type=_count, default=1, metavar="N", help="runs at a time; default 1"
+    )
+    running.add_argument(
+        "--plain", action="store_true", help="a line per epoch, also in a terminal"
     )
     asking = commands.add_parser("status", help="what is measured and what is missing")
     asking.set_defaults(command=status)
+    asking.add_argument(
+        "experiment",
+        nargs="?",
+        choices=EXPERIMENTS,
+        metavar="EXPERIMENT",
+        help="default: all of them",
+    )
+    asking.add_argument("--scale", choices=SCALES, help="default: all of them")
     for command in (running, asking):
+        command.add_argument("--only", metavar="NAME", help="one run of the experiment")
         command.add_argument(
-            "--seed", type=int, nargs="+", default=[0], metavar="S", help="one or more; default 0"
+            "--seed", type=_seed, nargs="+", default=[0], metavar="S", help="one or more; default 0"
         )
         command.add_argument(
             "--out", type=Path, default=Path("book/results"), metavar="DIR", help="results' folder"
@@ -149,6 +296,27 @@ def parser() -> argparse.ArgumentParser:
         "root", type=Path, nargs="?", help="where to; default: the folder that NCLIB_DATA names"
     )
     return top
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must lie in 0..{LARGEST_SEED}, but it is {value}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but it is {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, but it is {value}")
+    return value
 
 
 if __name__ == "__main__":

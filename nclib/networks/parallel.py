@@ -12,15 +12,29 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+def several() -> bool:
+    """Whether ``torchrun`` started several processes."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def start(device: str) -> torch.device:
     """Join the other processes if ``torchrun`` started several, and return this process's device.
 
     Args:
         device: "cpu", "cuda", or "auto" for "cuda" where there is one.
+
+    Raises:
+        ValueError: A GPU is asked for, but there is none.
     """
+    there = torch.cuda.is_available()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not distributed.is_initialized():
+        device = "cuda" if there else "cpu"
+    if device == "cuda" and not there:
+        raise ValueError(
+            f"device must be cpu or auto, but it is cuda, and PyTorch {torch.__version__} finds no "
+            "GPU here."
+        )
+    if several() and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))

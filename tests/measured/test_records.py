@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from nclib.measured.entries import Amount
 from nclib.measured.files import load_statistics, save_statistics
-from nclib.measured.records import Epochs, Layers, Result, config_hash
+from nclib.measured.records import Epochs, Layers, Part, Result, config_hash
 from nclib.measured.summary import load_all
 from tests.measured.example import GOOD
 
@@ -453,3 +453,39 @@ def test_probes_are_rows_of_a_layer_or_an_epoch():
     for bad in ("block3", None), (None, 1), (None, -3):
         with pytest.raises(ValueError, match=r"^(layer|epoch) must be one of .*, but \1 = "):
             GOOD.probes(*bad)
+
+
+PART = {
+    "started": "2026-01-02T03:04:05+00:00",
+    "epoch": 3,
+    "commit": None,
+    "device": "CPU",
+    "versions": {"nclib": "1", "numpy": "2", "python": "3", "torch": "4"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": [PART | {"epoch": -1}]}, r"parts\[0\]\.epoch must be an integer, not negative"),
+        ({"parts": [PART | {"started": "2026-02-30T00:00:00Z"}]}, r"parts\[0\]\.started must be"),
+        ({"parts": [PART | {"color": 1}]}, r"parts\[0\] must not have the key 'color'"),
+        ({"processor": ""}, "processor must be null or a text, not empty"),
+        (
+            {"data__fingerprint": "12ab"},
+            "data.fingerprint must be null or a text of 16 hexadecimal digits",
+        ),
+    ],
+)
+def test_fields_that_came_later_are_checked_too(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Result.load(written(tmp_path, **changes))
+
+
+def test_fields_that_came_later_may_be_there_or_not(tmp_path):
+    later = replace(GOOD, parts=[msgspec.convert(PART, Part)], processor="P", instructions="AVX2")
+    later.save(tmp_path / "later.json")
+    again = Result.load(tmp_path / "later.json")
+    assert again == later and again.parts[0].epoch == 3 and again.parts[0].processor is None
+    GOOD.save(tmp_path / "before.json")
+    assert not {"parts", "processor"} & set(json.loads((tmp_path / "before.json").read_text()))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,8 @@ from nclib.measured.summary import load_all
 from nclib.networks import MLP, ResNet18, Samples, Trainer, __main__, load
 from nclib.networks.__main__ import main, state
 from nclib.networks.experiments import runner as program
-from nclib.networks.experiments.runner import Runner, commit, metrics
+from nclib.networks.experiments.machine import commit
+from nclib.networks.experiments.runner import Runner, metrics
 from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
 from nclib.networks.recipe import Recipe
 
@@ -102,10 +105,15 @@ def outputs(network, x):
         return [h.numpy() for h in hidden], network.last(hidden[-1]).numpy()
 
 
+def opened(path):
+    """What a checkpoint holds, by plain means."""
+    magic, digest, payload = path.read_bytes().split(b"\n", 2)
+    assert magic == b"nclib checkpoint 2" and digest == sha256(payload).hexdigest().encode()
+    return torch.load(BytesIO(payload), weights_only=True)
+
+
 def checkpoint(folder, run):
-    return torch.load(
-        Path(folder, run.experiment, run.scale, f"{run.name}-seed{run.seed}.pt"), weights_only=True
-    )
+    return opened(Path(folder, run.experiment, run.scale, f"{run.name}-seed{run.seed}.pt"))
 
 
 def result(folder, run):
@@ -122,11 +130,7 @@ def rows(table, **wanted):
 
 
 def read(path):
-    return (
-        json.loads(path.read_text())
-        if path.suffix == ".json"
-        else torch.load(path, weights_only=True)
-    )
+    return json.loads(path.read_text()) if path.suffix == ".json" else opened(path)
 
 
 def equal(a, b):
@@ -153,7 +157,7 @@ def assert_same_files(one, other):
             assert a.read_bytes() == b.read_bytes(), name
             continue
         a, b = read(a), read(b)
-        times = ("started", "duration_s", "spent")
+        times = ("started", "duration_s", "spent", "parts")
         a, b = ({key: value for key, value in x.items() if key not in times} for x in (a, b))
         assert a["epochs"] == b["epochs"] and a["layers"] == b["layers"], name
         assert equal(a, b), name
@@ -188,7 +192,11 @@ def test_an_experiment_from_the_command_line(smoke):
         assert (r.complete, r.config, r.seed, r.device) == (True, run.config, 0, "CPU, 1 thread")
         samples = 10 * run.per_class
         assert r.data == Data(
-            classes=10, samples=samples, source="digits (scikit-learn)", split="train"
+            classes=10,
+            samples=samples,
+            source="digits (scikit-learn)",
+            split="train",
+            fingerprint=load("digits").subset(run.per_class, seed=0).fingerprint,
         )
         assert (r.versions.torch, r.versions.nclib) == (torch.__version__, nclib.__version__)
         age = datetime.now().astimezone() - datetime.fromisoformat(r.started)
@@ -354,7 +362,11 @@ def test_what_is_complete_is_left_alone(smoke, monkeypatch, capsys):
     assert {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in smoke.rglob("*.*")
     } == before
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    paths = [smoke / f"end-to-end/smoke/{n}-seed0.json" for n in ("mlp-digits", "resnet18-digits")]
+    titles = ("mlp-digits, seed 0", "resnet18-digits, seed 0")
+    lines = [f"{t}: complete already, {p}" for t, p in zip(titles, paths, strict=True)]
+    assert (out.splitlines(), err) == (lines, "")
 
 
 # ---- growth
@@ -452,8 +464,20 @@ def test_a_time_limit_ends_an_epoch_and_the_same_command_goes_on(
         assert last[-1] >= last[-2] and part.epochs["epoch"] == list(range(last[-1] + 1))
     assert statuses[-1] == 0 and len(statuses) > (1 if kind == "ordinary" else 3)
     out, err = capsys.readouterr()
-    line = f"Time is up; the same command goes on with net, seed {run.seed}.\n"
-    assert (out, err) == ("", line * (len(statuses) + 1))
+    total = run.stages * run.recipe.epochs
+    assert err.splitlines() == [
+        f"Time is up after epoch {done} of {total}; all is saved, and the same command goes on "
+        f"with net, seed {run.seed}."
+        for done in [0, 0, *last[1:-1]]
+    ]
+    shown = [line.split(",")[1].removeprefix(f" seed {run.seed}: ") for line in out.splitlines()]
+    assert [x for x in shown if x.startswith("epoch")] == [
+        f"epoch {n} of {total}" for n in range(1, total + 1)
+    ]
+    assert [x for x in shown if x.startswith("goes")] == [
+        f"goes on after epoch {done} of {total}" for done in last[1:-1]
+    ]
+    assert shown[-1] == "complete" and out.splitlines()[-1].endswith(f"net-seed{run.seed}.json")
     assert part.duration_s > 2 * len(statuses)  # summed over all the parts
     assert_same_files(tmp_path, whole[kind])
 
@@ -589,7 +613,7 @@ def test_failures_are_one_sentence_and_a_status(tmp_path, monkeypatch, capsys):
     def fails(*command):
         assert main([*command, "--out", str(tmp_path)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and "Traceback" not in err
+        assert "Traceback" not in out + err and err.count("\n") == 1
         return err
 
     assert "has no run 'mlp', only mlp-digits" in fails("run", "end-to-end", "--only", "mlp")
@@ -598,7 +622,6 @@ def test_failures_are_one_sentence_and_a_status(tmp_path, monkeypatch, capsys):
     bad = replace(GROWN, recipe=replace(RECIPE, learning_rate=1e9, momentum=0.99, epochs=9))
     monkeypatch.setitem(EXPERIMENTS, "layerwise", lambda scale: [bad])
     assert "the learning rate is too large" in fails("run", "layerwise", "--device", "cpu")
-    (tmp_path / "layerwise/smoke").mkdir(parents=True)
     (tmp_path / "layerwise/smoke/net-seed0.json").write_text("{")
     assert "net-seed0.json: the result is damaged" in fails("run", "layerwise", "--device", "cpu")
     with pytest.raises(SystemExit) as error:

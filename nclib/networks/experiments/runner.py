@@ -2,28 +2,27 @@
 there.
 """
 
-import platform
-import subprocess
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import cache
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
-import nclib
 from nclib.foundations.metrics import nc1, nc1_trace, nc2, nc3
 from nclib.foundations.statistics import ClassStatistics
-from nclib.measured.files import file_name, save_statistics, write_atomic
-from nclib.measured.records import Data, Epochs, Layers, Result, Versions
+from nclib.measured.files import place, save_statistics
+from nclib.measured.records import Data, Epochs, Layers, Part, Result
 from nclib.networks import parallel
 from nclib.networks.data.load import load
+from nclib.networks.experiments.checkpoints import load_checkpoint, remove_drafts, save_checkpoint
+from nclib.networks.experiments.machine import this_part
 from nclib.networks.experiments.settings import Run
 from nclib.networks.hooks import own_points
 from nclib.networks.mlp import MLP, last_weights
@@ -55,11 +54,24 @@ def build(settings: Run, values: np.ndarray, classes: int, seed: int) -> nn.Modu
 class Runner:
     """A run under way: its networks, its tables, and the files that let it go on later.
 
+    What can be checked before the first epoch is checked here, and a checkpoint is read.
+
     Args:
         settings: What to do.
         folder: Where results go, under experiment/scale.
         device: As ``parallel.start`` takes it.
         save_every: Seconds between two saves at least.
+
+    Attributes:
+        path: The file of results.
+        checkpoint: The file from which the run can go on.
+        total: Epochs of all stages together.
+        epochs: The table of epochs so far.
+
+    Raises:
+        OSError: The folder cannot be written to, or has too little space.
+        ValueError: There is no such device, or a checkpoint is damaged, of other settings, or of
+            another copy of the data.
     """
 
     def __init__(
@@ -68,37 +80,52 @@ class Runner:
         torch.set_num_threads(1)
         self.settings = settings
         self.folder = Path(folder)
-        name = file_name(settings.name, settings.seed)
-        self.path = self.folder / settings.experiment / settings.scale / name
+        self.path = place(folder, settings.experiment, settings.scale, settings.name, settings.seed)
         self.checkpoint = self.path.with_suffix(".pt")
+        self.total = settings.stages * settings.recipe.epochs
         self.device = parallel.start(device)
         self.save_every = save_every
         self.data = load(settings.dataset)
         if settings.per_class is not None:
             self.data = self.data.subset(settings.per_class, seed=0)
-        self.commit = commit()  # of the code that runs; the files may change while it does
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.part = this_part(self.device)
+        self.parts: list[Part] = []  # those in which something was trained
+        self.started = self.part.started
         self.spent = 0.0
         self.epochs: dict[str, list] = {column: [] for column in Epochs.columns()}
         self.layers: dict[str, list] = {column: [] for column in Layers.columns()}
         self.frozen: list[dict] = []  # states of the networks of finished stages
         self.state: dict | None = None  # of the trainer of the present stage
+        if parallel.rank() == 0:
+            self._check_folder()
+        if self.checkpoint.exists():
+            self._resume()
+
+    @property
+    def done(self) -> int:
+        """Epochs done so far, all stages together."""
+        return max(self.epochs["epoch"], default=0)
 
     def run(
-        self, *, deadline: float = np.inf, on_epoch: Callable[[int], None] = lambda epoch: None
+        self,
+        *,
+        deadline: float = np.inf,
+        stop: Callable[[], bool] = lambda: False,
+        on_epoch: Callable[[int], None] = lambda epoch: None,
     ) -> Result:
-        """Train to the end, or until the deadline; return what there is then.
+        """Train to the end, or until it is time to stop; return what there is then.
 
         Args:
             deadline: No epoch begins after it, in seconds of ``time.monotonic``.
+            stop: No epoch begins once this says so.
             on_epoch: Called with the number of epochs done so far, all stages together.
 
         Raises:
-            ValueError: There is a checkpoint of another configuration.
+            FloatingPointError: The loss stops being finite.
+            OSError: A file cannot be written.
         """
-        if self.checkpoint.exists():
-            self._resume()
         self._clock = self._saved = time.monotonic()
+        self._must_stop = lambda: time.monotonic() > deadline or stop()
         settings = self.settings
         values = self.data.images
         for stage in range(settings.stages):
@@ -108,15 +135,13 @@ class Runner:
             trainer = Trainer(network, samples, settings.recipe, seed=seed)
             if stage < len(self.frozen):
                 network.load_state_dict(self.frozen[stage])
-            elif not self._train(stage, trainer, deadline, on_epoch):
+            elif not self._train(stage, trainer, on_epoch):
                 return self._save(complete=False)
             if stage + 1 < settings.stages:
                 values = features(network, samples, own_points(network)["layer 1"])
         return self._save(complete=True)
 
-    def _train(
-        self, stage: int, trainer: Trainer, deadline: float, on_epoch: Callable[[int], None]
-    ) -> bool:
+    def _train(self, stage: int, trainer: Trainer, on_epoch: Callable[[int], None]) -> bool:
         """One stage; False if there was no time to finish it."""
         total = self.settings.recipe.epochs
         if self.state is not None:
@@ -124,9 +149,12 @@ class Runner:
         elif stage == 0:
             self._record(stage, trainer, None, None)
         while trainer.epoch < total:
-            if parallel.agreed(time.monotonic() > deadline):
+            if parallel.agreed(self._must_stop()):
                 self.state = trainer.state()
                 return False
+            if self.part not in self.parts:
+                self.part = msgspec.structs.replace(self.part, epoch=self.done)
+                self.parts.append(self.part)
             self._record(stage, trainer, *trainer.run_epoch())
             if parallel.agreed(time.monotonic() - self._saved > self.save_every):
                 self.state = trainer.state()
@@ -200,15 +228,50 @@ class Runner:
             "seed": settings.seed,
             "epoch": epoch,
         }
+        path = self.folder / "statistics" / settings.scale / name
         if parallel.rank() == 0:
-            save_statistics(self.folder / "statistics" / settings.scale / name, statistics, note)
+            with _naming(path):
+                save_statistics(path, statistics, note)
+
+    def _check_folder(self) -> None:
+        """Raise OSError if the results could not be written; clean up after killed processes."""
+        folder = self.path.parent
+        with _naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        for path in (self.path, self.checkpoint):
+            remove_drafts(path)
+        network = build(self.settings, self.data.images, self.data.K, seed=0)
+        parameters = sum(p.numel() for p in network.parameters())
+        # Old and new checkpoint: parameters and velocities in four bytes, and what is frozen.
+        needed = 2 * 4 * parameters * (2 + self.settings.stages) + (16 << 20)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise OSError(
+                f"{folder} has {free >> 20} MiB left, but this run may need {needed >> 20} MiB."
+            )
 
     def _resume(self) -> None:
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        """Read the checkpoint.
+
+        Raises:
+            ValueError: It is damaged, of other settings, or of another copy of the data.
+        """
+        keys = {"config", "source", "fingerprint", "parts", *RESUMED}
+        saved = load_checkpoint(self.checkpoint, keys)
         if saved["config"] != self.settings.config:
             raise ValueError(
                 f"{self.checkpoint} belongs to other settings; remove it to begin anew."
             )
+        if saved["fingerprint"] != self.data.fingerprint:
+            raise ValueError(
+                f"{self.checkpoint} was begun with {saved['source']} (fingerprint "
+                f"{saved['fingerprint']}), but the data found now are {self.data.source} "
+                f"(fingerprint {self.data.fingerprint}); bring those back, or remove it to begin "
+                "anew."
+            )
+        self.parts = [msgspec.convert(part, Part) for part in saved["parts"]]
         for key in RESUMED:
             setattr(self, key, saved[key])
 
@@ -218,30 +281,55 @@ class Runner:
         self.spent += now - self._clock
         self._clock = self._saved = now
         settings, data = self.settings, self.data
+        last = self.parts[-1] if self.parts else self.part
         result = Result(
             experiment=settings.experiment,
             name=settings.name,
             scale=settings.scale,
             seed=settings.seed,
             config=settings.config,
-            data=Data(classes=data.K, samples=data.N, source=data.source, split="train"),
-            device=device_in_words(self.device),
-            versions=versions(),
-            commit=self.commit,
+            data=Data(
+                classes=data.K,
+                samples=data.N,
+                source=data.source,
+                split="train",
+                fingerprint=data.fingerprint,
+            ),
+            device=last.device,
+            versions=last.versions,
+            commit=last.commit,
             started=self.started,
             duration_s=round(self.spent, 1),
             complete=complete,
             epochs=Epochs(**self.epochs),
             layers=Layers(**self.layers),
+            processor=last.processor,
+            instructions=last.instructions,
+            parts=self.parts if len(self.parts) > 1 else [],
         )
         if parallel.rank() == 0:
-            buffer = BytesIO()
-            resumed = {key: getattr(self, key) for key in RESUMED}
-            torch.save({"config": settings.config} | resumed, buffer)
-            write_atomic(self.checkpoint, buffer.getvalue())
-            result.save(self.path)
+            content = {
+                "config": settings.config,
+                "source": data.source,
+                "fingerprint": data.fingerprint,
+                "parts": msgspec.to_builtins(self.parts),
+            }
+            content |= {key: getattr(self, key) for key in RESUMED}
+            with _naming(self.checkpoint):
+                save_checkpoint(self.checkpoint, content)
+            with _naming(self.path):
+                result.save(self.path)
         parallel.agreed(True)  # no process goes on before the files are there
         return result
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what the system says into a sentence that names what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def metrics(
@@ -269,37 +357,3 @@ def append(table: dict[str, list], row: dict) -> None:
     """Add a row to a table of columns."""
     for column, values in table.items():
         values.append(row[column])
-
-
-def device_in_words(device: torch.device) -> str:
-    """What computed, as a reader would say it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, 1 thread"
-    return name if parallel.world() == 1 else f"{parallel.world()} x {name}"
-
-
-def versions() -> Versions:
-    """Versions of what computed."""
-    return Versions(
-        nclib=nclib.__version__,
-        numpy=np.__version__,
-        python=platform.python_version(),
-        torch=str(torch.__version__),
-    )
-
-
-@cache
-def commit() -> str | None:
-    """The commit of the library at the first call; None if the library's files differ from it, or
-    if it is not in a repository.
-    """
-    git = ["git", "-C", str(Path(nclib.__file__).parent)]
-    status = [*git, "status", "--porcelain", "--untracked-files=no", "."]
-    head = [*git, "rev-parse", "HEAD"]
-    try:
-        changed, found = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            for command in (status, head)
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return None if changed else found.strip()
