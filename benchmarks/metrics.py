@@ -1,8 +1,9 @@
-"""NC1 from statistics and from features, against the usual d x d covariance and pseudoinverse: time, memory, digits.
+"""NC1 from statistics and from features, against the usual d x d covariance and pseudoinverse:
+time, memory, digits.
 
-Run as ``python -m benchmarks.metrics [--quick]``. Times are medians over interleaved rounds and ratios are medians of
-the ratios within a round, so that a busy computer disturbs all routes alike. Set OMP_NUM_THREADS and
-OPENBLAS_NUM_THREADS to choose the threads.
+Run as ``python -m benchmarks.metrics [--quick]``. Times are medians over interleaved rounds and
+ratios are medians of the ratios within a round, so that a busy computer disturbs all routes alike.
+Set OMP_NUM_THREADS and OPENBLAS_NUM_THREADS to choose the threads.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from nclib import ClassStatistics, measure, nc1
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
-# ---- routes: features (N, d), labels (N,) -> NC1 -----------------------------------------------------------------
+# ---- routes: features (N, d), labels (N,) -> NC1
+# -----------------------------------------------------------------
 
 
 def by_statistics(X, y):
@@ -89,7 +91,8 @@ ROUTES = {
 TIMED = list(ROUTES)[:4]
 
 
-# ---- time and memory ---------------------------------------------------------------------------------------------
+# ---- time and memory
+# ---------------------------------------------------------------------------------------------
 
 
 def gaussian_classes(N, d, K=10):
@@ -119,7 +122,8 @@ def print_peak(route, N, d):
     X, y = gaussian_classes(N, d)
     process = Path("/proc/self")
     if not (process / "clear_refs").exists():  # not on Linux
-        return print("nan")
+        print("nan")
+        return
     (process / "clear_refs").write_text(
         "5"
     )  # the high-water mark starts anew at what is resident now
@@ -142,7 +146,8 @@ def print_times(sizes, rounds):
             f"\n{N:,} x {d:,} float32, K = 10 (input {X.nbytes / 2**20:.0f} MiB), {rounds} rounds"
         )
         print(
-            f"{'route':<17}{'seconds':>9}{'x measure':>11}{'x statistics':>14}{'peak MiB':>10}   rate"
+            f"{'route':<17}{'seconds':>9}{'x measure':>11}"
+            f"{'x statistics':>14}{'peak MiB':>10}   rate"
         )
         for route in TIMED:
             t = statistics.median(row[route] for row in rows)
@@ -155,16 +160,18 @@ def print_times(sizes, rounds):
                 if route == "measure"
                 else f"{N * d * d / t / 1e9:.0f} Gflop/s"
             )
-            print(
-                f"{route:<17}{t:>9.3f}{next(ratios):>11.1f}{next(ratios):>14.2f}{peak(route, N, d):>10.0f}   {rate}"
-            )
+            figures = f"{t:>9.3f}{next(ratios):>11.1f}{next(ratios):>14.2f}"
+            print(f"{route:<17}{figures}{peak(route, N, d):>10.0f}   {rate}")
 
 
-# ---- correct digits ----------------------------------------------------------------------------------------------
+# ---- correct digits
+# ----------------------------------------------------------------------------------------------
 
 
 def extended_nc1(X, y):
-    """NC1 in extended precision: K - 1 contrasts of the means, orthogonalized, and a triangular solve per sample."""
+    """NC1 in extended precision: K - 1 contrasts of the means, orthogonalized, and a triangular
+    solve per sample.
+    """
     H, K = X.astype(np.longdouble), int(y.max()) + 1
     anchors = np.stack([H[y == k][0] for k in range(K)])
     means = np.stack([anchors[k] + (H[y == k] - anchors[k]).mean(axis=0) for k in range(K)])
@@ -203,7 +210,8 @@ def hard_cases(d):
         close = M.copy()
         close[1] = M[0] + apart * rng.normal(size=d)
         yield case(f"two classes {apart:.1%} apart", close, 0.1 * apart)
-    # Collinear means up to the rounding to float32, and residuals +-h over the rows h of a Hadamard matrix.
+    # Collinear means up to the rounding to float32, and residuals +-h over the rows h of a Hadamard
+    # matrix.
     v, H, steps = (
         rng.normal(size=d),
         np.vstack([hadamard(d), -hadamard(d)]) / 4,
@@ -221,7 +229,8 @@ def verdict(value, truth):
 
 def print_digits(d):
     print(
-        f"\nCorrect digits of NC1, float32 features, K = 10, d = {d} (the value itself where no digit is right)."
+        f"\nCorrect digits of NC1, float32 features, K = 10, d = {d} "
+        "(the value itself where no digit is right)."
     )
     print(
         "The truth is that of the rounded features; for the collinear means that before rounding."
@@ -243,7 +252,8 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.peak:
         route, N, d = options.peak
-        return print_peak(route, int(N), int(d))
+        print_peak(route, int(N), int(d))
+        return
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     print("threads:", ", ".join(f"{name} = {os.environ.get(name, 'unset')}" for name in threads))
     print_digits(64 if options.quick else 512)

@@ -6,8 +6,8 @@ and ``measured`` can be imported from here. That needs NumPy, SciPy, threadpoolc
 ``nclib.networks`` torch: import them by name.
 """
 
-from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.accumulator import Accumulator
+from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.metrics import Metrics, measure, nc1, nc1_trace, nc2, nc3, nc4
 from nclib.foundations.minimize import Solution, Status, minimize, path
 from nclib.foundations.model import Collapsed, Gradient, Model
