@@ -25,6 +25,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +34,14 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nclib import nc1
 from nclib.networks import MLP, Recipe, ResNet18, Samples, Trainer, parallel, probe
-from nclib.networks.probes import evaluating, pooled, recording
+from nclib.networks.hooks import as_features, evaluating, find, own_points, watching
 
-RECIPE = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "loss": "cross-entropy"}
+RECIPE: dict[str, Any] = {
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "loss": "cross-entropy",
+}
 K = 10
 
 
@@ -137,13 +143,16 @@ def by_features(network: nn.Module, samples: Samples) -> list[float]:
     """NC1 of all layers from all features on the device, with d x d covariances and a pseudoinverse
     in float32.
     """
-    points, y = network.points, samples.labels
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in points}
-    with recording(points) as outputs, evaluating(network):
+    y = samples.labels
+    points = find(network, own_points(network))
+    parts: dict[str, list[torch.Tensor]] = {point.name: [] for point in points}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        parts[name].append(as_features(name, output, None, None).clone())
+
+    with evaluating(network), watching(points, keep):
         for index in torch.arange(len(samples), device=samples.device).split(500):
             network(samples.inputs(index))
-            for name in points:
-                parts[name].append(pooled(outputs[name]))
     values = []
     for part in parts.values():
         H = torch.cat(part)
@@ -151,6 +160,14 @@ def by_features(network: nn.Module, samples: Samples) -> list[float]:
         R, M = H - means[y], means - means.mean(0)
         values.append(float(torch.trace(R.T @ R / len(H) @ torch.linalg.pinv(M.T @ M / K)) / K))
     return values
+
+
+def forward_only(network: nn.Module, samples: Samples) -> None:
+    """The forward passes of a probe and nothing else."""
+    with evaluating(network):
+        for members in samples.classes:
+            for index in members.split(100):
+                network(samples.inputs(index))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -211,7 +228,11 @@ def main(arguments: list[str] | None = None) -> None:
         compare(routes(make, samples, 128), N, "images", rounds, device)
         network = make().to(device, memory_format=samples.layout)
         print(f"\nNC1 of its {len(network.points)} layers")
-        works = {"probe": by_probe, "features and pinv": by_features}
+        works = {
+            "probe": by_probe,
+            "forward passes": forward_only,
+            "features and pinv": by_features,
+        }
         compare(
             {key: partial(work, network, samples) for key, work in works.items()},
             N,

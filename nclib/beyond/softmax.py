@@ -45,7 +45,7 @@ from nclib.foundations.model import Model
 EPS = float(np.finfo(float).eps)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class SoftmaxProblem:
     """Cross-entropy for one model and one set of input features, features eliminated.
 
@@ -75,7 +75,6 @@ class SoftmaxProblem:
     shrink: float
     inverse_b: float
     constant: float
-    _last: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -140,14 +139,8 @@ class SoftmaxProblem:
         return np.column_stack([W, self.contrasts.T @ shifted])
 
     def at(self, W: np.ndarray) -> "SoftmaxPoint":
-        """Everything about weights W in these coordinates.
-
-        The search for the residuals starts from those of the last call, which saves half the time
-        when an optimizer makes small steps.
-        """
-        point = SoftmaxPoint(self, W, self._last)
-        self._last = point.E
-        return point
+        """Everything about weights W in these coordinates."""
+        return SoftmaxPoint(self, W)
 
 
 class SoftmaxPoint:
@@ -162,6 +155,10 @@ class SoftmaxPoint:
         self.E, self.losses, self.L = residuals(scores, S, p.labels, p.contrasts, start)
         self.push = self.V.T @ self.E.T
         self.H = p.shrink * p.X - p.inverse_b * self.push
+
+    def moved(self, step: np.ndarray) -> "SoftmaxPoint":
+        """The point W + step; the search for its residuals starts from those here."""
+        return SoftmaxPoint(self.problem, self.W + step, self.E)
 
     @cached_property
     def value(self) -> float:

@@ -13,15 +13,13 @@ eigendecompositions. With :math:`C^\top\Gamma C = I` and
 keeps the map positive definite, as conjugate gradients need it.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import linalg
 
+from nclib.foundations.feature_solve import FeatureSolve
 from nclib.foundations.streaming import EPS
-
-if TYPE_CHECKING:
-    from nclib.foundations.reduced import Point
 
 # Eigenvalues of the map are kept above this share of the largest: a rotation of the features that
 # costs nothing has the eigenvalue zero.
@@ -30,6 +28,24 @@ FLOOR = 1e-6
 SHARE = 0.3
 # The two ways to prepare it cost about as much where K^3 is this multiple of d^2.
 LOW_RANK_RATIO = 5 / 3
+
+
+class ReducedPoint(Protocol):
+    """What the preconditioner needs to know of a point: see `nclib.foundations.reduced.Point`."""
+
+    W: np.ndarray
+    means: np.ndarray
+    scatter: np.ndarray
+    solve: FeatureSolve
+    problem: Any
+
+    @property
+    def slack(self) -> np.ndarray:
+        """The matrix b lambda_W I - J of the certificate, shape (K, K)."""
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """T, shape (d, d)."""
 
 
 class Preconditioner:
@@ -43,7 +59,7 @@ class Preconditioner:
         point: The point of the reduced problem.
     """
 
-    def __init__(self, point: "Point"):
+    def __init__(self, point: ReducedPoint):
         K, d = point.W.shape
         whitener = point.solve.whitener
         slack = whitener.T @ point.slack @ whitener / point.problem.b
@@ -57,7 +73,7 @@ class Preconditioner:
         return self._C @ self._rows.solve(self._C.T @ R)
 
 
-def _floor(point: "Point", largest: float) -> float:
+def _floor(point: ReducedPoint, largest: float) -> float:
     """The least eigenvalue of the map; its natural unit is lambda_W, should all others vanish."""
     return max(FLOOR * largest, EPS * point.problem.model.lambda_W)
 
@@ -65,7 +81,7 @@ def _floor(point: "Point", largest: float) -> float:
 class _DiagonalRows:
     """Row i of R times (T + e_i I)^{-1}, by the eigenvectors of T."""
 
-    def __init__(self, point: "Point", e: np.ndarray):
+    def __init__(self, point: ReducedPoint, e: np.ndarray):
         t, self.axes = linalg.eigh(point.second_moment, driver="evd")
         size = np.abs(e)[:, None] + np.maximum(t, 0)
         scale = np.maximum(np.abs(e[:, None] + t), SHARE * size)
@@ -83,7 +99,7 @@ class _LowRankRows:
         T = V / b^2 + Z B Z^T,  Z = [W^T, V A^T, Hbar],  B = [[A V A^T, -I], [-I, 0]] / b^2 (+) D.
     """
 
-    def __init__(self, point: "Point", e: np.ndarray):
+    def __init__(self, point: ReducedPoint, e: np.ndarray):
         K, b = point.problem.K, point.problem.b
         AV = point.solve.WG * point.scatter
         self.Z = np.hstack([point.W.T, AV.T, point.means])

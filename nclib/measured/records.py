@@ -127,7 +127,7 @@ class Table(_Record, frozen=True, kw_only=True):
         """Names of the columns, in the order of the file."""
         return cls.__struct_fields__
 
-    def __getitem__(self, column: str) -> list | None:
+    def __getitem__(self, column: str) -> Any:
         if column not in self.columns():
             raise KeyError(_unknown("column", self.columns(), column))
         return getattr(self, column)
@@ -194,6 +194,8 @@ class Layers(Table, frozen=True, kw_only=True):
         nc2: NC2 of its features.
         nc3: NC3 of the network's last layer; measured at the last features only.
         nc4: Share of the samples that the network does not give to the nearest class mean.
+        trace_within: Trace of the within-class covariance; ``None`` in files of earlier versions.
+        trace_between: Trace of the between-class covariance, likewise.
     """
 
     layer: list[Text]
@@ -203,6 +205,8 @@ class Layers(Table, frozen=True, kw_only=True):
     nc2: list[Amount | None]
     nc3: list[Amount | None]
     nc4: list[Share | None]
+    trace_within: list[Amount | None] | None = None
+    trace_between: list[Amount | None] | None = None
 
     def arrays(self, rows: Iterable[int]) -> dict[str, np.ndarray]:
         """One array per column, of these rows; NaN stands for what was not measured."""

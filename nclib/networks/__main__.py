@@ -1,6 +1,7 @@
 """The experiments on real networks: ``python -m nclib.networks --help``."""
 
 import argparse
+import csv
 import math
 import os
 import subprocess
@@ -196,6 +197,17 @@ def names(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    """Print a table of a result as CSV; what was not measured is empty."""
+    result = Result.load(options.file)
+    table = getattr(result, options.table)
+    columns = [column for column in table.columns() if table[column] is not None]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(table[column] for column in columns), strict=True))
+    return 0
+
+
 def download(options: argparse.Namespace) -> int:
     """Fetch the official files of a data set."""
     from nclib.networks.data.download import fetch  # needs pooch, as nothing else here does
@@ -289,6 +301,12 @@ def parser() -> argparse.ArgumentParser:
         )
     listing = commands.add_parser("list", help="the experiments and their runs")
     listing.set_defaults(command=names)
+    exporting = commands.add_parser("export", help="print a table of a result as CSV")
+    exporting.set_defaults(command=export)
+    exporting.add_argument("file", type=Path, metavar="FILE.json", help="a results file")
+    exporting.add_argument(
+        "--table", choices=("epochs", "layers"), default="epochs", help="epochs (default) or layers"
+    )
     fetching = commands.add_parser("download", help="fetch the official files of a data set")
     fetching.set_defaults(command=download)
     fetching.add_argument("name", metavar="NAME", help="mnist or cifar10")

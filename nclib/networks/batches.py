@@ -10,7 +10,7 @@ from torch import nn
 
 from nclib import _checks
 from nclib.networks import parallel
-from nclib.networks.samples import Samples
+from nclib.networks.samples import Samples, as_tensor
 
 Data = Samples | Iterable[Any]
 Unpacker = Callable[[Any], tuple[Any, Any]]
@@ -173,7 +173,7 @@ def _class_labels(classes: Sequence[int], num_classes: int | None) -> torch.Tens
 
 def _labels(labels: Any) -> torch.Tensor:
     """Labels as integers (B,) on the CPU."""
-    y = torch.as_tensor(labels).detach().cpu()
+    y = as_tensor(labels).detach().cpu()
     if y.ndim != 1:
         raise ValueError(
             f"labels must have shape (B,), one per sample, but their shape is {tuple(y.shape)}; "
@@ -189,7 +189,7 @@ def _labels(labels: Any) -> torch.Tensor:
 def _moved(inputs: Any, device: torch.device) -> Any:
     """Inputs on a device, wherever there is a tensor or an array in them."""
     if isinstance(inputs, np.ndarray):
-        inputs = torch.as_tensor(inputs)
+        inputs = as_tensor(inputs)
     if hasattr(inputs, "to"):  # a tensor, or what holds tensors and can move itself
         return inputs.to(device)
     if isinstance(inputs, Mapping):

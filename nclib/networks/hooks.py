@@ -130,10 +130,14 @@ def watching(points: Iterable[Point], seen: Callable[[str, Any], None]) -> Itera
         for point in points:
             if point.before:
 
-                def before(_: nn.Module, inputs: tuple, name: str = point.name) -> None:
-                    seen(name, inputs[0] if len(inputs) == 1 else inputs)
+                def before(
+                    _: nn.Module, inputs: tuple, named: dict, name: str = point.name
+                ) -> None:
+                    values = (*inputs, *named.values())
+                    seen(name, values[0] if len(values) == 1 else values)
 
-                stack.callback(point.module.register_forward_pre_hook(before).remove)
+                hook = point.module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(hook.remove)
             else:
 
                 def after(_: nn.Module, __: object, output: Any, name: str = point.name) -> None:
@@ -180,13 +184,14 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
         TypeError: There is no tensor, or not one of real numbers.
         ValueError: It is not clear how the tensor becomes (B, d).
     """
+    verb = "is" if name.startswith(INPUT) else "puts out"
     choose = _choice(select, name)
     if choose is not None:
         value = choose(value)
     if not isinstance(value, torch.Tensor):
         raise TypeError(
-            f"{name} puts out {in_words(value)}; say which tensor is meant, for instance with "
-            f"select={{{name!r}: lambda output: output{_key(value)}}}."
+            f"{name} {verb} {in_words(value)}; say which tensor is meant, for instance with "
+            f"select={{{name!r}: lambda value: value{_key(value)}}}."
         )
     if not value.is_floating_point():
         raise TypeError(f"{name} must put out floating-point numbers, but they are {value.dtype}.")
@@ -197,7 +202,7 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
         value = value.mean((2, 3)) if value.element_size() > 2 else value.float().mean((2, 3))
     if not isinstance(value, torch.Tensor) or value.ndim != 2:
         raise ValueError(
-            f"{name} puts out {in_words(value)}, which must become (B, d); say how, for instance "
+            f"{name} {verb} {in_words(value)}, which must become (B, d); say how, for instance "
             f"with pool={{{name!r}: lambda h: {_pooling(value)}}}."
         )
     return value

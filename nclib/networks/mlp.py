@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from nclib.networks.samples import as_tensor
+
 
 class MLP(nn.Module):
     """Linear maps of given widths with a ReLU after each but the last; the outputs are the K
@@ -99,7 +101,7 @@ def hidden_features(network: MLP, features: np.ndarray) -> list[np.ndarray]:
         [(50, 20), (50, 30)]
     """
     with torch.no_grad():
-        x = torch.as_tensor(features, dtype=network.last.weight.dtype)
+        x = as_tensor(features).to(network.last.weight.dtype)
         return [layer.numpy() for layer in network.hidden(x)]
 
 

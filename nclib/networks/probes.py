@@ -26,6 +26,7 @@ from nclib.networks.hooks import (
     watching,
 )
 from nclib.networks.running import Groups, RunningStatistics
+from nclib.networks.samples import as_tensor
 
 
 class Probe(NamedTuple):
@@ -346,8 +347,8 @@ class _Centers(NamedTuple):
 
     @classmethod
     def of(cls, stats: ClassStatistics) -> "_Centers":
-        means = torch.as_tensor(stats.means)
-        there = torch.as_tensor(stats.counts > 0)
+        means = as_tensor(stats.means)
+        there = as_tensor(stats.counts > 0)
         origin = means[:, there].mean(1, keepdim=True)
         M = means - origin
         half = M.square().sum(0)[:, None] / 2

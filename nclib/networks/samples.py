@@ -1,11 +1,20 @@
 """Labeled samples that live on a device and are turned into network inputs batch by batch."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch.nn.functional import pad
 
 from nclib import _checks
+
+
+def as_tensor(values: Any) -> torch.Tensor:
+    """Values as a tensor, which shares their memory unless it must not be written to."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        return torch.tensor(values)
+    return torch.as_tensor(values)
 
 
 class Samples:
@@ -44,7 +53,7 @@ class Samples:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        self.values = torch.as_tensor(np.ascontiguousarray(values), device=device)
+        self.values = as_tensor(np.ascontiguousarray(values)).to(device)
         self.dtype = dtype
         labels = _checks.as_labels(labels, len(values))
         self.labels = torch.as_tensor(labels, device=device)

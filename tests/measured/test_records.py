@@ -449,7 +449,7 @@ def test_probes_are_rows_of_a_layer_or_an_epoch():
     assert GOOD.probes("block2", epoch=2)["nc4"].tolist() == [0.0]
     assert tuple(GOOD.probes()) == Layers.columns() and len(GOOD.probes()["nc1"]) == 4
     kinds = [GOOD.probes()[column].dtype.kind for column in Layers.columns()]
-    assert kinds == ["i", "U", "i", "f", "f", "f", "f", "f"]
+    assert kinds == ["i", "U", "i", *"fffffff"]
     for bad in ("block3", None), (None, 1), (None, -3):
         with pytest.raises(ValueError, match=r"^(layer|epoch) must be one of .*, but \1 = "):
             GOOD.probes(*bad)
@@ -480,6 +480,20 @@ PART = {
 def test_fields_that_came_later_are_checked_too(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         Result.load(written(tmp_path, **changes))
+
+
+def test_columns_that_came_later_may_be_there_or_not(tmp_path):
+    traces = [1.5, None, 0.25, 0.5]
+    layers = replace(GOOD.layers, trace_within=traces)
+    later = replace(GOOD, layers=layers)
+    later.save(tmp_path / "later.json")
+    again = Result.load(tmp_path / "later.json")
+    assert again == later and again.probes("block1")["trace_within"].tolist() == [1.5, 0.25]
+    assert "trace_within" not in GOOD.probes() and "trace_between" not in again.probes()
+    with pytest.raises(ValueError, match=r"layers\.trace_within must be as long as layers\.epoch"):
+        replace(GOOD, layers=replace(GOOD.layers, trace_within=[1.0]))
+    with pytest.raises(ValueError, match=r"layers\.trace_between\[1\] must be"):
+        replace(GOOD, layers=replace(GOOD.layers, trace_between=[1.0, -1.0, 1.0, 1.0]))
 
 
 def test_fields_that_came_later_may_be_there_or_not(tmp_path):

@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
-from nclib.measured.records import config_hash
-from nclib.networks.experiments.settings import EXPERIMENTS, SCALES, Run, runs
+from nclib.measured.records import Result, config_hash
+from nclib.networks.experiments.settings import EXPERIMENTS, LATER, SCALES, Run, runs
 from nclib.networks.recipe import Recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = [(experiment, scale) for experiment in EXPERIMENTS for scale in SCALES]
 # Another value for every setting of a run and of its recipe.
 OTHER = {
@@ -22,6 +24,7 @@ OTHER = {
     "measure_every": 9,
     "layers_every": 3,
     "keep_statistics": True,
+    "layers_at_end": 5,
 }
 OTHER_RECIPE = {
     "epochs": 9,
@@ -155,6 +158,19 @@ def test_when_something_is_measured():
     assert [n for n in range(16) if run.measured(n)] == [0, 1, 2, 3, 4, 5, 8, 12, 15]
     assert [n for n in range(16) if run.all_layers(n)] == [0, 6, 12, 15]
     assert [n for n in range(16) if replace(run, layers_every=None).all_layers(n)] == [15]
+
+
+def test_all_layers_of_the_last_epochs():
+    run = replace(PLAIN, layers_at_end=3, recipe=replace(PLAIN.recipe, epochs=8))
+    assert [n for n in range(9) if run.all_layers(n)] == [6, 7, 8]
+    assert [n for n in range(9) if replace(run, layers_at_end=1).all_layers(n)] == [8]
+
+
+def test_settings_that_came_later_leave_the_others_as_they_were():
+    for path in sorted((ROOT / "book" / "results").glob("*/*/*-seed0.json")):
+        assert set(Result.load(path).config) - set(LATER) == set(PLAIN.config), path
+    assert "layers_at_end" not in PLAIN.config
+    assert replace(PLAIN, layers_at_end=2).config["layers_at_end"] == 2
 
 
 def test_what_does_not_exist_is_named():

@@ -88,6 +88,24 @@ def test_an_input_that_its_layer_overwrites():
     assert_statistics(stats, by_hand(network, X, lambda n, x: n[0](x)), LABELS)
 
 
+def test_an_input_that_is_named_or_a_sequence():
+    class Named(Changed):
+        def forward(self, x):
+            return self.head(input=self.first(x))
+
+    network = seeded(lambda: Named(None))
+    stats = probe(network, batches(X)).statistics["input of head"]
+    assert_statistics(stats, by_hand(network, X, lambda n, x: n.first(x)), LABELS)
+    tokens = seeded(lambda: nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 4)))
+    with pytest.raises(
+        ValueError, match=r"^input of 1 is a tensor of shape \(7, 5, 6\), which must"
+    ):
+        probe(tokens, batches(SEQUENCES))
+    stats = probe(tokens, batches(SEQUENCES), pool=lambda h: h[:, -1]).statistics["input of 1"]
+    last = by_hand(tokens, SEQUENCES, lambda n, x: n[0](x)[:, -1])
+    assert_statistics(stats, last, LABELS, tolerance=1e-6)
+
+
 # ---- modes
 
 
@@ -214,7 +232,7 @@ def test_what_a_layer_puts_out_must_become_vectors():
     assert str(error.value) == (
         "lstm puts out a tuple of 2: a tensor of shape (7, 5, 6), a tuple of 2: a tensor of shape "
         "(1, 7, 6), a tensor of shape (1, 7, 6); say which tensor is meant, for instance with "
-        "select={'lstm': lambda output: output[0]}."
+        "select={'lstm': lambda value: value[0]}."
     )
     with pytest.raises(ValueError) as error:
         probe(attention, batches(SEQUENCES), "encoder")

@@ -1,5 +1,6 @@
 """The program under attack: signals, damaged files, other data, full disks, runs side by side."""
 
+import csv
 import json
 import os
 import pickle
@@ -330,6 +331,21 @@ def test_results_that_are_damaged_or_misplaced_are_not_overwritten(tmp_path, onl
         made.path.write_bytes(damaged)
         assert words in fails(capsys, *command)
         assert made.path.read_bytes() == damaged
+
+
+def test_tables_as_csv(tmp_path, capsys):
+    found = Runner(replace(SMALL, depth=2), tmp_path).run()
+    path = tmp_path / "layerwise/smoke/net-seed0.json"
+    for table in ("epochs", "layers"):
+        assert main(["export", str(path), "--table", table]) == 0
+        rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+        columns = getattr(found, table)
+        assert len(rows) == len(columns) and list(rows[0]) == list(columns.columns())
+        for i, row in enumerate(rows):
+            for column, text in row.items():
+                value = columns[column][i]
+                assert text == ("" if value is None else str(value))
+    assert "is damaged or not valid" in fails(capsys, "export", ROOT / "pyproject.toml")
 
 
 # ---- signals

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nclib.networks import ResNet18
-from nclib.networks.probes import recording
+from nclib.networks.hooks import find, watching
 
 
 def test_the_original_width_has_the_known_number_of_parameters():
@@ -17,7 +17,8 @@ def test_the_original_width_has_the_known_number_of_parameters():
 
 def test_probe_points_have_the_shapes_of_the_stages():
     network = ResNet18(7, width=3, channels=1)
-    with recording(network.points) as outputs:
+    outputs = {}
+    with watching(find(network, network.points), outputs.__setitem__):
         assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
     shapes = {name: tuple(h.shape[1:]) for name, h in outputs.items()}
     stages = [(3, 32), (6, 16), (12, 8), (24, 4)]
@@ -51,7 +52,8 @@ def test_blocks_add_their_input():
 def test_scores_are_linear_in_the_pooled_features():
     network = ResNet18(width=2, last_bias=True).eval()
     x = torch.randn(3, 3, 8, 8)
-    with torch.no_grad(), recording(network.points) as outputs:
+    outputs = {}
+    with torch.no_grad(), watching(find(network, network.points), outputs.__setitem__):
         scores = network(x)
         h = outputs["block 8"].mean((2, 3))
     assert torch.allclose(scores, h @ network.last.weight.T + network.last.bias, atol=1e-6)

@@ -81,6 +81,14 @@ def plain_metrics(h, labels, weights):
     }
 
 
+def plain_traces(h, labels):
+    """Traces of the within-class and the between-class covariance of features (N, d)."""
+    h = np.asarray(h, dtype=float)
+    means = np.stack([h[labels == k].mean(axis=0) for k in range(labels.max() + 1)])
+    between = np.sum((means - means.mean(axis=0)) ** 2) / len(means)
+    return np.sum((h - means[labels]) ** 2) / len(h), between
+
+
 def plain_nc4(h, labels, decision):
     h = np.asarray(h, dtype=float)
     means = np.stack([h[labels == k].mean(axis=0) for k in range(labels.max() + 1)])
@@ -251,6 +259,9 @@ def test_tables_are_those_of_a_network_trained_anew(smoke):
                 del want["nc3"]
             assert {key: p[key] for key in want} == pytest.approx(want, rel=1e-4)
             assert p["dim"] == h.shape[1]
+            within, between = plain_traces(h, y)
+            assert p["trace_within"] == pytest.approx(within, rel=1e-5)
+            assert p["trace_between"] == pytest.approx(between, rel=1e-5)
             assert p["nc4"] == pytest.approx(plain_nc4(h, y, scores.argmax(1)), abs=1.1 / len(y))
 
 

@@ -213,6 +213,8 @@ class Runner:
             row: dict[str, Any] = {"epoch": epoch, "layer": layer, "dim": stats.d}
             row |= metrics(stats, network if name == last else None)
             row["nc4"] = nc4[name]
+            row["trace_within"] = float(np.trace(stats.within))
+            row["trace_between"] = float(np.sum(stats.centered_means**2) / stats.K)
             append(self.layers, row)
             if kept and trainer.epoch == settings.recipe.epochs:
                 self._keep(stats, layer, epoch)

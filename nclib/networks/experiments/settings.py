@@ -32,6 +32,7 @@ class Run:
         measure_every: Epochs between two measurements of the last features; the first five epochs
             are all measured.
         layers_every: Epochs between two measurements of all layers; by default the last epoch only.
+        layers_at_end: In how many of the last epochs all layers are measured.
         keep_statistics: Whether the class statistics of all layers are kept at the end, those of
             seed 0.
     """
@@ -51,6 +52,7 @@ class Run:
     measure_every: int = 1
     layers_every: int | None = None
     keep_statistics: bool = False
+    layers_at_end: int = 1
 
     @property
     def stages(self) -> int:
@@ -59,8 +61,11 @@ class Run:
 
     @property
     def config(self) -> dict:
-        """All settings but names and seed, flat."""
+        """All settings but names and seed, flat; later ones only if they are not the usual."""
         settings = asdict(self)
+        for key, usual in LATER.items():
+            if settings[key] == usual:
+                del settings[key]
         recipe = settings.pop("recipe")
         recipe["drops"] = " ".join(map(str, recipe["drops"]))
         return {key: value for key, value in (settings | recipe).items() if key not in NAMES}
@@ -71,12 +76,13 @@ class Run:
 
     def all_layers(self, epoch: int) -> bool:
         """Whether all layers are measured after this epoch of a stage."""
-        return epoch == self.recipe.epochs or (
+        return epoch > self.recipe.epochs - self.layers_at_end or (
             self.layers_every is not None and epoch % self.layers_every == 0
         )
 
 
 NAMES = ("experiment", "name", "scale", "seed")
+LATER = {"layers_at_end": 1}
 
 
 def layerwise(scale: str) -> Iterator[Run]:
