@@ -70,11 +70,17 @@ def test_each_column_takes_one_line_in_the_order_of_its_declaration(tmp_path):
     text = (tmp_path / "a").read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert '    "loss": [2.5,0.3333333333333333,1e-17],\n' in text
-    assert '    "nc4": [null,0.4,null,0.0]\n' in text
+    assert '    "nc4": [null,0.4,null,0.0]\n' in text  # later columns that are None are not there
     assert '    "error": [0.9,1e-05,0.0],\n' in text  # a number is written as a number
     values = json.loads(text)
     assert tuple(values["epochs"]) == Epochs.columns()
-    assert tuple(values["layers"]) == Layers.columns()
+    first = Layers.columns().index("trace_within")
+    assert tuple(values["layers"]) == Layers.columns()[:first]
+    traces = {"trace_within": [1, None, 2.5, 0], "trace_between": [3, 2, 1, None]}
+    replace(GOOD, layers=replace(GOOD.layers, **traces)).save(tmp_path / "b")
+    text = (tmp_path / "b").read_text(encoding="utf-8")
+    assert '    "trace_between": [3.0,2.0,1.0,null]\n' in text
+    assert tuple(json.loads(text)["layers"]) == Layers.columns()
     assert list(values["config"]) == sorted(GOOD.config)
     assert list(values)[:4] == ["schema", "config_hash", "experiment", "name"]
     assert len(text.splitlines()) < 65
@@ -115,7 +121,7 @@ def test_a_field_that_comes_later_changes_no_file_written_before(tmp_path):
 
 
 class LaterLayers(Layers, frozen=True, kw_only=True):
-    trace_within: list[Amount | None] | None = None
+    rank: list[Amount | None] | None = None
 
 
 class LaterResult(Result, frozen=True, kw_only=True):
@@ -126,19 +132,20 @@ def test_a_column_that_comes_later_is_not_measured_in_files_written_before(tmp_p
     path = tmp_path / "run.json"
     GOOD.save(path)
     values = json.loads(path.read_text(encoding="utf-8"))
-    old = LaterResult(**{key: values[key] for key in LaterResult.__struct_fields__})
-    assert old.layers.trace_within is None
-    assert np.isnan(old.probes(epoch=-1)["trace_within"]).tolist() == [True, True]
+    fields = set(LaterResult.__struct_fields__) & set(values)
+    old = LaterResult(**{key: values[key] for key in fields})
+    assert old.layers.rank is None
+    assert np.isnan(old.probes(epoch=-1)["rank"]).tolist() == [True, True]
     old.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
-    new = replace(old, layers=replace(old.layers, trace_within=[1, None, 2.5, 0]))
-    np.testing.assert_array_equal(new.probes("block1")["trace_within"], [1, 2.5])
+    new = replace(old, layers=replace(old.layers, rank=[1, None, 2.5, 0]))
+    np.testing.assert_array_equal(new.probes("block1")["rank"], [1, 2.5])
     new.save(path)
-    assert '    "trace_within": [1.0,null,2.5,0.0]\n' in path.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match=r"layers.trace_within must be as long as layers.epoch"):
-        replace(old, layers=replace(old.layers, trace_within=[1.0]))
-    with pytest.raises(ValueError, match=r"layers.trace_within\[0\] must be null or a finite"):
-        replace(old, layers=replace(old.layers, trace_within=[-1.0] * 4))
+    assert '    "rank": [1.0,null,2.5,0.0]\n' in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=r"layers.rank must be as long as layers.epoch"):
+        replace(old, layers=replace(old.layers, rank=[1.0]))
+    with pytest.raises(ValueError, match=r"layers.rank\[0\] must be null or a finite"):
+        replace(old, layers=replace(old.layers, rank=[-1.0] * 4))
 
 
 def test_the_hash_is_that_of_the_canonical_text():
@@ -489,7 +496,11 @@ def test_columns_that_came_later_may_be_there_or_not(tmp_path):
     later.save(tmp_path / "later.json")
     again = Result.load(tmp_path / "later.json")
     assert again == later and again.probes("block1")["trace_within"].tolist() == [1.5, 0.25]
-    assert "trace_within" not in GOOD.probes() and "trace_between" not in again.probes()
+    for column in (GOOD.probes()["trace_within"], again.probes()["trace_between"]):
+        assert np.isnan(column).tolist() == [True] * 4
+    assert "trace_between" not in json.loads((tmp_path / "later.json").read_text())["layers"]
+    with pytest.raises(ValueError, match="layers must not have the key 'trace_without'"):
+        Result.load(written(tmp_path, layers__trace_without=traces))
     with pytest.raises(ValueError, match=r"layers\.trace_within must be as long as layers\.epoch"):
         replace(GOOD, layers=replace(GOOD.layers, trace_within=[1.0]))
     with pytest.raises(ValueError, match=r"layers\.trace_between\[1\] must be"):

@@ -14,7 +14,7 @@ import torch
 from nclib.measured.records import Result
 from nclib.networks import MLP, Samples, Trainer, __main__, disagreement, parallel, probe
 from nclib.networks.__main__ import main
-from nclib.networks.experiments import runner as program
+from nclib.networks.experiments import checkpoints, machine
 from nclib.networks.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,9 +116,12 @@ def work(folder):
         np.savez(folder / f"shares {offset} {rank}.npz", **measure_shares(rank, 2, offset))
     largest = [parallel.largest(value) for value in (rank, -rank, 2.0**-23 if rank else 2.0**-52)]
     answers = [parallel.agreed(flag) for flag in (rank == 0, rank == 1)]
-    words = program.device_in_words(torch.device("cpu"))
-    written, write = [], program.write_atomic
-    program.write_atomic = lambda path, content: (written.append(str(path)), write(path, content))
+    words = machine.device_in_words(torch.device("cpu"))
+    written, write = [], checkpoints.write_atomic
+    checkpoints.write_atomic = lambda path, content: (
+        written.append(str(path)),
+        write(path, content),
+    )
     Result.save, save = (
         lambda self, path: (written.append(str(path)), save(self, path)),
         Result.save,
