@@ -59,13 +59,19 @@ def test_statistics_of_every_layer(kind, batch_size):
 @pytest.mark.parametrize("kind", ["mlp", "resnet"])
 def test_disagreement_of_every_layer(kind):
     network, samples = network_and_samples(kind)
+    noise = torch.randn(network.last.weight.shape, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        network.last.weight.add_(torch.randn(network.last.weight.shape) * 0.3)
+        network.last.weight.add_(0.3 * noise)
+        if kind == "mlp":  # no sample without a live unit, whose scores would all be equal
+            network.layers[1][0].bias += 0.2
     found = disagreement(network, samples, probe(network, samples).statistics, batch_size=6)
     x = samples.inputs(slice(None))
     with torch.no_grad():
-        decision = network.eval()(x).argmax(1).numpy()
+        scores = network.eval()(x)
         plain = plain_outputs(network, x)
+    first, second = scores.topk(2).values.T
+    assert (first - second).min() > 1e-6
+    decision = scores.argmax(1).numpy()
     for share, h in zip(found.values(), plain, strict=True):
         means = np.array([h[LABELS[ORDER] == k].mean(0) for k in range(3)])
         nearest = ((h[:, None] - means) ** 2).sum(2).argmin(1)
