@@ -178,8 +178,8 @@ def minimize(
     Examples:
         >>> stats = ClassStatistics(np.array([5, 5]), np.eye(2), 0.3 * np.eye(2))
         >>> levels = minimize(0.1, [0, 0], [1, 1], stats)
-        >>> [round(float(np.trace(s.within)), 3) for s in levels.statistics]
-        [0.338, 0.15]
+        >>> [round(float(np.trace(s.within)), 4) for s in levels.statistics]
+        [0.3375, 0.15]
     """
     ends = _eliminate(*_network(decays, pulls))
     model = Model(_checks.positive("lambda_W", lambda_W), ends.decay, ends.pull)
