@@ -7,10 +7,11 @@ moment,
     \mathcal A[X] = \nabla^2\varphi(W)[X] = \Gamma XT + \lambda_W X - JXG^{-1}
     + WG^{-1}X^\top R + RX^\top WG^{-1}, \qquad R = D\bar H^\top - WT = \lambda_W W .
 
-The rows of W lie in a space of at most K dimensions, the inside. Outside the operator is
-:math:`X \mapsto \Gamma XT + (\lambda_W I - J/b)X`, which the eigenvectors of two small problems
-make diagonal. Its Schur complement leaves a system with at most K^2 unknowns. The operator is
-positive definite, up to rounding, exactly when both are.
+For few classes the system is eliminated. The rows of W lie in a space of at most K dimensions, the
+inside. Outside the operator is :math:`X \mapsto \Gamma XT + (\lambda_W I - J/b)X`, which the
+eigenvectors of two small problems make diagonal. Its Schur complement leaves a system with at most
+K^2 unknowns. For many classes it is solved by conjugate gradients, with the operator outside as a
+preconditioner everywhere.
 """
 
 from typing import NoReturn
@@ -24,15 +25,26 @@ from nclib.foundations.minimize import Solution
 from nclib.foundations.reduced import Point, ReducedProblem
 from nclib.foundations.statistics import ClassStatistics
 
-# A curvature below this, relative to the largest, is rounding.
-_DEGENERATE = 1e-13
+# A curvature below this, relative to the size of the operator's terms, is rounding.
+DEGENERATE = 1e-13
+# Unknowns of the largest Schur complement that is factored.
+LARGEST_SCHUR = 900
+# Conjugate gradients stop at this backward error, or give up.
+BACKWARD_ERROR = 1e-15
+MOST_PRODUCTS = 5_000
 
 
 class Curvature:
-    r"""The Hessian of the reduced problem at a strict local minimizer, factored.
+    r"""The Hessian of the reduced problem at a strict local minimizer, ready to be solved with.
 
-    It is made from statistics alone: its cost, O(d^3 + K^6), does not grow with the number of
-    samples.
+    It is made from statistics alone: its cost does not grow with the number of samples. Up to
+    K = 30 classes it is factored, in O(d^3 + K^6); beyond, it is applied, O(K^2 d) a product, in
+    conjugate gradients with a preconditioner that takes O(d^3) once.
+
+    The minimizer counts as degenerate where the least curvature is at most 1e-13 of the size of the
+    terms that it is the sum of, and no larger than their rounding. It is found by inverse iteration
+    from a random direction: three solutions with the operator itself. A negative curvature shows
+    before, as a pivot of the factorization or a step of conjugate gradients that is not positive.
 
     Args:
         solution: A minimizer of Eq. 2.
@@ -65,7 +77,10 @@ class Curvature:
                 "the solution is not a minimizer for these input features: "
                 f"the relative gradient norm is {self.point.gradient_norm:.2g}."
             )
-        self._factor(self.point)
+        direct = stats.K * min(stats.K, stats.d) <= LARGEST_SCHUR
+        self._system = (_Elimination if direct else _ConjugateGradients)(self.point)
+        if not self._least() > DEGENERATE * _size(self.point):
+            _refuse_degenerate()
 
     def __repr__(self) -> str:
         K, d = self.point.W.shape
@@ -77,7 +92,7 @@ class Curvature:
         Args:
             R: The right-hand side, shape (K, d).
         """
-        return self._solve(R @ self.problem.basis) @ self.problem.basis.T
+        return self._system.solve(R @ self.problem.basis) @ self.problem.basis.T
 
     def weight_step(self, d_means: ArrayLike, d_second_moment: ArrayLike) -> np.ndarray:
         r"""First-order change of the weights, (K, d), when the statistics of H0 change.
@@ -109,39 +124,57 @@ class Curvature:
         DdM = (basis.T @ dM) * self.problem.shares
         R = solve.Gamma @ DdM.T - solve.WG @ DdM @ point.W
         R -= beta * (solve.WG @ basis.T @ dS @ basis)
-        return self._solve(beta * solve.right(R)) @ basis.T
+        return self._system.solve(beta * solve.right(R)) @ basis.T
 
-    def _factor(self, point: Point) -> None:
+    def _least(self) -> float:
+        """The least curvature, by three steps of inverse iteration; it is never underestimated."""
+        X = np.random.default_rng(0).standard_normal(self.point.W.shape)
+        for _ in range(3):
+            X = self._system.solve(X / np.linalg.norm(X))
+        return float(np.vdot(X, self.point.hessian(X)) / np.vdot(X, X))
+
+
+class _Elimination:
+    """The system solved by elimination of the outside, in the eigenbasis of Sigma_W."""
+
+    def __init__(self, point: Point):
+        self.point = point
         K, d = point.W.shape
         r = min(K, d)
         # T = H H^T / n-bar in a basis whose first r vectors span the inside.
-        T = (point.means * self.problem.shares) @ point.means.T
-        T += point.solve.right(point.solve.right(np.diag(point.scatter)).T)
         Q = linalg.qr(point.W.T)[0]
-        T = Q.T @ T @ Q
+        T = Q.T @ point.second_moment @ Q
         # C^T Gamma C = I and C^T (lambda_W I - J/b) C = diag(e): in these, and the eigenvectors U
         # of T outside, the operator there is diagonal.
-        slack = self.problem.model.lambda_W * np.eye(K) - point.residual_moment / self.problem.b
-        e, self.C = linalg.eigh(slack, point.solve.Gamma)
+        e, self.C = linalg.eigh(point.slack / point.problem.b, point.solve.Gamma)
         t, U = np.zeros(0), np.zeros((0, 0))
         if d > r:
             t, U = linalg.eigh(T[r:, r:])
         self.inside, self.outside = Q[:, :r], Q[:, r:] @ U
         self.diagonal = e[:, None] + t
-        if d > r and self.diagonal.min() <= _DEGENERATE * np.abs(self.diagonal).max():
+        if d > r and not self.diagonal.min() > 0:
             _refuse_degenerate()
         self.link = T[:r, r:] @ U
-        self.schur = _positive_definite_factor(self._schur_complement(point, T[:r, :r]))
+        try:
+            self.schur = linalg.cho_factor(self._schur_complement(T[:r, :r]), lower=True)
+        except linalg.LinAlgError:
+            _refuse_degenerate()
 
-    def _schur_complement(self, point: Point, inner: np.ndarray) -> np.ndarray:
+    def solve(self, R: np.ndarray) -> np.ndarray:
+        """The X with A[X] = R, with two refinements by the Hessian itself."""
+        X = self._eliminate(R)
+        for _ in range(2):
+            X = X + self._eliminate(R - self.point.hessian(X))
+        return X
+
+    def _schur_complement(self, inner: np.ndarray) -> np.ndarray:
         """The operator inside with the rest eliminated, (Kr, Kr), for X in terms of C and inside.
 
         Args:
-            point: The minimizer.
             inner: T inside, shape (r, r).
         """
-        C, K, r = self.C, len(self.C), len(inner)
-        lambda_W, b = self.problem.model.lambda_W, self.problem.b
+        point, C, K, r = self.point, self.C, len(self.C), len(inner)
+        lambda_W, b = point.problem.model.lambda_W, point.problem.b
         W = point.W @ self.inside
         WG = point.solve.WG @ self.inside
         CWG = C.T @ WG
@@ -155,13 +188,6 @@ class Curvature:
         S += np.einsum("ib,ja->iajb", R, CWG)
         return S.reshape(K * r, K * r)
 
-    def _solve(self, R: np.ndarray) -> np.ndarray:
-        """Solve in the eigenbasis of Sigma_W, with two refinements by the Hessian itself."""
-        X = self._eliminate(R)
-        for _ in range(2):
-            X = X + self._eliminate(R - self.point.hessian(X))
-        return X
-
     def _eliminate(self, R: np.ndarray) -> np.ndarray:
         """Solve by block elimination."""
         R = self.C.T @ R
@@ -172,17 +198,57 @@ class Curvature:
         return self.C @ (Y @ self.inside.T + rest @ self.outside.T)
 
 
-def _positive_definite_factor(S: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Cholesky factor of S, if S is positive definite beyond rounding."""
-    try:
-        factor = linalg.cho_factor(S, lower=True)
-    except linalg.LinAlgError:
-        _refuse_degenerate()
-    largest = np.abs(S).sum(axis=0).max()
-    reciprocal_condition, _ = linalg.lapack.dpocon(factor[0], largest, uplo="L")
-    if reciprocal_condition < _DEGENERATE:
-        _refuse_degenerate()
-    return factor
+class _ConjugateGradients:
+    """The system solved by preconditioned conjugate gradients, in the eigenbasis of Sigma_W."""
+
+    def __init__(self, point: Point):
+        self.point = point
+        self.size = _size(point)
+
+    def solve(self, R: np.ndarray) -> np.ndarray:
+        """The X with A[X] = R, refined from the true residual as long as that halves it."""
+        enough = BACKWARD_ERROR * float(np.linalg.norm(R))
+        X = self._iterate(R, enough, BACKWARD_ERROR * self.size)
+        residual = R - self.point.hessian(X)
+        while (norm := float(np.linalg.norm(residual))) > enough:
+            Y = X + self._iterate(residual, norm / 100, 0.0)
+            left = R - self.point.hessian(Y)
+            if not np.linalg.norm(left) < norm / 2:
+                break
+            X, residual = Y, left
+        return X
+
+    def _iterate(self, R: np.ndarray, enough: float, per_norm: float) -> np.ndarray:
+        """An X whose residual is at most ``enough`` plus ``per_norm`` times the norm of X."""
+        X, residual = np.zeros_like(R), R
+        Z = self.point.precondition(residual)
+        P, energy = Z, float(np.vdot(residual, Z))
+        for _ in range(MOST_PRODUCTS):
+            if np.linalg.norm(residual) <= enough + per_norm * np.linalg.norm(X):
+                return X
+            AP = self.point.hessian(P)
+            curvature = float(np.vdot(P, AP))
+            if not curvature > 0:
+                _refuse_degenerate()
+            X = X + energy / curvature * P
+            residual = residual - energy / curvature * AP
+            Z = self.point.precondition(residual)
+            previous, energy = energy, float(np.vdot(residual, Z))
+            P = Z + energy / previous * P
+        raise ValueError(
+            f"the response was not found in {MOST_PRODUCTS:,} products with the Hessian: "
+            "the minimizer is close to a degenerate one."
+        )
+
+
+def _size(point: Point) -> float:
+    """Size of the operator: the sum of the norms of its terms, which may cancel."""
+    lambda_W, b = point.problem.model.lambda_W, point.problem.b
+    R = point.label_moment - point.output_moment
+    norms = [np.linalg.norm(X, 2) for X in (point.residual_moment, point.solve.WG, R)]
+    return float(
+        np.linalg.norm(point.second_moment, 2) + lambda_W + norms[0] / b + 2 * norms[1] * norms[2]
+    )
 
 
 def _refuse_degenerate() -> NoReturn:

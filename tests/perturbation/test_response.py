@@ -1,6 +1,8 @@
 """The response against dense second derivatives, differences of minimizers, and its bounds."""
 
+import tracemalloc
 from dataclasses import replace
+from time import process_time
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from scipy.sparse.linalg import eigsh
 
 from nclib import ClassStatistics, Model, minimize
+from nclib.perturbation import curvature as curvature_module
 from nclib.perturbation.curvature import Curvature
 from nclib.perturbation.response import response, response_large_beta
 from nclib.workbench import random_problem, slope
@@ -67,6 +70,16 @@ CASES = {
 cases = pytest.mark.parametrize("problem", CASES.values(), ids=CASES.keys())
 
 
+@pytest.fixture(params=["eliminated", "by conjugate gradients"])
+def way(request, monkeypatch):
+    """Both ways to solve the linear system, at sizes where a dense oracle can follow."""
+    unknowns = 10**6 if request.param == "eliminated" else 0
+    monkeypatch.setattr(curvature_module, "LARGEST_SCHUR", unknowns)
+
+
+both_ways = pytest.mark.usefixtures("way")
+
+
 def solved(problem):
     solution = minimize(problem.model, problem.statistics)
     return solution, solution.features(problem.features, problem.labels)
@@ -88,6 +101,7 @@ def test_the_oracle_has_the_derivatives_of_the_objective():
         assert relative_error(block, expected.numpy().reshape(block.shape)) < 1e-14
 
 
+@both_ways
 @cases
 def test_the_response_is_the_dense_formula(problem):
     solution, H = solved(problem)
@@ -100,6 +114,7 @@ def test_the_response_is_the_dense_formula(problem):
     assert relative_error(step.features.ravel(), expected @ Z.ravel()) < 1e-11
 
 
+@both_ways
 @pytest.mark.parametrize("seed", range(12))
 def test_the_response_is_the_dense_formula_on_random_problems(seed):
     rng = np.random.default_rng(seed)
@@ -114,6 +129,7 @@ def test_the_response_is_the_dense_formula_on_random_problems(seed):
     )
 
 
+@both_ways
 @cases
 def test_bounds(problem):
     """F is symmetric, at least beta / G, and its spectrum obeys the bounds of the curvature."""
@@ -188,6 +204,7 @@ def test_the_error_of_equation_5_is_of_second_order(name):
     assert slope(1 / betas, weights) == pytest.approx(1, abs=0.05)
 
 
+@both_ways
 @cases
 def test_weights_need_the_statistics_only(problem):
     solution, _ = solved(problem)
@@ -202,6 +219,7 @@ def test_weights_need_the_statistics_only(problem):
     assert relative_error(twice.step(np.concatenate([Z, Z])).weights, expected) < 1e-11
 
 
+@both_ways
 @pytest.mark.parametrize(
     "K, d, beta, scale", [(10, 100, 1e-4, 1e-3), (4, 40, 1e-6, 1.0), (10, 64, 1e-2, 30.0)]
 )
@@ -212,6 +230,81 @@ def test_the_curvature_is_inverted(K, d, beta, scale):
     R = np.random.default_rng(2).normal(size=(K, d))
     basis = curvature.problem.basis
     assert relative_error(curvature.point.hessian(curvature.solve(R) @ basis) @ basis.T, R) < 1e-11
+
+
+def degenerate_or_solved(stats, solution, R):
+    try:
+        return Curvature(solution, stats).solve(R)
+    except ValueError as error:
+        assert "degenerate" in str(error)
+        return None
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_both_ways_accept_and_refuse_the_same(seed, monkeypatch):
+    """Dead units, unequal counts, means of low rank, K > d, features from 0.01 to 100."""
+    rng = np.random.default_rng(seed)
+    K, d = rng.integers(2, 7), rng.integers(1, 9)
+    counts = rng.integers(1, 6, K) if seed % 2 else np.full(K, 3)
+    problem = random_problem(seed, K, d, counts=counts, spread=rng.choice([0, 0.3, 1]))
+    if seed % 3 == 0:
+        problem.features[:, : d // 2] = 0
+    if seed % 4 == 0:
+        problem = with_means(problem, rank_one)
+    model = Model(*10 ** rng.uniform(-3, 0, 3))
+    stats = ClassStatistics.from_features(
+        10 ** rng.uniform(-2, 2) * problem.features, problem.labels
+    )
+    solution, R = minimize(model, stats), rng.standard_normal((K, d))
+    ways = []
+    for unknowns in (10**6, 0):
+        monkeypatch.setattr(curvature_module, "LARGEST_SCHUR", unknowns)
+        ways.append(degenerate_or_solved(stats, solution, R))
+    assert (ways[0] is None) == (ways[1] is None)
+    if ways[0] is not None:
+        assert relative_error(ways[1], ways[0]) < 1e-5
+
+
+@both_ways
+def test_a_saddle_with_one_steep_direction_is_refused():
+    """Without means zero weights are stationary. Where the samples spread enough they are lowest;
+    in the last direction, without spread, they are not. The curvature nearest to zero is positive.
+    """
+    K, d = 6, 8
+    stats = ClassStatistics(np.full(K, 2), np.zeros((d, K)), np.diag([1.9] * (d - 1) + [0.0]))
+    solution = replace(minimize(Model(0.01, 0.01, 0.1), stats), weights=np.zeros((K, d)))
+    with pytest.raises(ValueError, match="degenerate"):
+        Curvature(solution, stats)
+    narrow = ClassStatistics(stats.counts, stats.means[:-1], stats.within[:-1, :-1])
+    assert Curvature(replace(solution, weights=np.zeros((K, d - 1))), narrow).solve(
+        np.ones((K, d - 1))
+    ) == pytest.approx(1 / (0.01 + 1.9 * K * (0.1 / 0.11) ** 2 - 1 / 0.11))
+
+
+def test_many_classes_need_no_dense_system(monkeypatch):
+    """K = 100: a dense system would have 10,000 unknowns and 800 MB; and it is the same solution
+    as by elimination where K is just above the limit."""
+    problem = random_problem(3, 100, 128, 5, 5e-3, 5e-3, 1.0, spread=0.1)
+    stats = problem.statistics
+    solution = minimize(problem.model, stats)
+    tracemalloc.start()
+    begin = process_time()
+    curvature = Curvature(solution, stats)
+    R = np.random.default_rng(1).standard_normal((100, 128))
+    X = curvature.solve(R)
+    seconds, peak = process_time() - begin, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    basis = curvature.problem.basis
+    assert relative_error(curvature.point.hessian(X @ basis) @ basis.T, R) < 1e-11
+    assert seconds < 5
+    assert peak < 50e6
+
+    some = random_problem(4, 31, 40, 3, spread=0.1)
+    stats, solution = some.statistics, minimize(some.model, some.statistics)
+    R = R[:31, :40]
+    iterated = Curvature(solution, stats).solve(R)
+    monkeypatch.setattr(curvature_module, "LARGEST_SCHUR", 10**6)
+    assert relative_error(iterated, Curvature(solution, stats).solve(R)) < 1e-11
 
 
 @pytest.mark.parametrize("K, d, n", [(10, 128, 100), (2, 3, 1500)])
@@ -280,6 +373,7 @@ def collapsed(model):
     return replace(minimize(model, stats), weights=weights), means.T[labels], labels
 
 
+@both_ways
 def test_degenerate_minimizers_are_refused():
     with pytest.raises(ValueError, match="degenerate"):  # a rotation costs nothing
         response(*collapsed(Model(0.1, 0.1, 0.0)))
@@ -301,6 +395,7 @@ def test_degenerate_minimizers_are_refused():
         response(saddle, nothing.features, nothing.labels)
 
 
+@both_ways
 def test_saddles_are_refused():
     """K = d = 1: two minima and a saddle; one more dimension makes a saddle of the higher one."""
     model, labels, H0 = Model(0.1, 0.1, 0.05), np.array([0]), np.array([[0.1]])
@@ -332,6 +427,7 @@ def test_saddles_are_refused():
         respond(higher, padded)
 
 
+@both_ways
 def test_without_a_pull_the_response_is_zero():
     problem = random_problem(9, 3, 4, 2, lambda_W=2.0, lambda_H=3.0, beta=0.0)
     assert np.all(dense(response(solved(problem)[0], problem.features, problem.labels)) == 0)
