@@ -9,8 +9,11 @@ import yaml
 
 import nclib
 import nclib.beyond.cross_entropy
+import nclib.beyond.descent
 import nclib.beyond.imbalance
+import nclib.beyond.kernel
 import nclib.beyond.levels
+import nclib.beyond.shared
 import nclib.beyond.softmax
 import nclib.networks
 import nclib.plotting
@@ -31,6 +34,9 @@ BY_MODULE = [  # of the modules in which a name is read with its module: levels.
         nclib.beyond.softmax,
         nclib.beyond.cross_entropy,
         nclib.beyond.imbalance,
+        nclib.beyond.shared,
+        nclib.beyond.kernel,
+        nclib.beyond.descent,
     )
     for f in vars(module).values()
     if getattr(f, "__module__", "") == module.__name__ and not f.__name__.startswith("_")
