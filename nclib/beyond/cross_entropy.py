@@ -47,14 +47,25 @@ DEGENERATE = (
 
 
 class Classifier(NamedTuple):
-    """Weights (K, d) and bias (K,) of a last layer; their sums over the classes are zero."""
+    """A last layer whose sums over the classes are zero.
+
+    Attributes:
+        weights: Shape (K, d).
+        bias: Shape (K,).
+    """
 
     weights: np.ndarray
     bias: np.ndarray
 
 
 class Step(NamedTuple):
-    """First-order change of the minimizer: weights (K, d), bias (K,), features (N, d)."""
+    """First-order change of the minimizer.
+
+    Attributes:
+        weights: Shape (K, d).
+        bias: Shape (K,).
+        features: Shape (N, d).
+    """
 
     weights: np.ndarray
     bias: np.ndarray
