@@ -87,9 +87,6 @@ def new_context(
 
 
 def open_page(page: Page, address: str) -> None:
-    """Open a page and wait until its formulas and its letters are there."""
+    """Open a page and wait until its letters are there."""
     page.goto(address, wait_until="load")
-    page.wait_for_function("() => !window.MathJax || MathJax.startup?.promise", timeout=20_000)
-    page.evaluate(
-        "async () => { await window.MathJax?.startup.promise; await document.fonts.ready; }"
-    )
+    page.evaluate("async () => { await document.fonts.ready; }")

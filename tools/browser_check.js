@@ -2,12 +2,9 @@
 function inspect(phone) {
   const findings = [];
   const article = document.querySelector("article") || document.querySelector("main") || document.body;
-  // The source of a drawn formula, which has no text of its own.
-  const formulaOf = (box) =>
-    [...(window.MathJax?.startup?.document?.math || [])].find((item) => box.contains(item.typesetRoot))?.math || "";
   const start = (text) => text.trim().replace(/\s+/g, " ").slice(0, 70);
 
-  // Formulas: each is drawn once, without an error and without an unknown macro (drawn in red by MathJax).
+  // Formulas: each was drawn once when the book was built (maths.py judges its source), and its glyphs are here.
   const math = [...document.querySelectorAll(".math")];
   for (const element of math) {
     const drawn = element.querySelectorAll("mjx-container").length;
@@ -15,17 +12,10 @@ function inspect(phone) {
   }
   const containers = document.querySelectorAll("mjx-container").length;
   if (containers !== math.length) findings.push(`${math.length} formulas but ${containers} drawn`);
-  for (const item of window.MathJax?.startup?.document?.math || []) {
-    item.root?.walkTree((node) => {
-      if (node.isKind("merror")) findings.push(`formula with an error: ${start(item.math)}`);
-      if (node.isKind("mtext") && node.attributes.get("mathcolor") === "red")
-        findings.push(`unknown macro in a formula: ${start(item.math)}`);
-    });
-    const bare = item.math.replace(/\\(text|mathrm|textbf|textit|mbox|operatorname\*?|tag|label)\s*\{[^{}]*\}/g, "");
-    if (/(^|[\s,])(and|the|of|is|to|for|with|from)[\s,]/.test(bare))
-      findings.push(`a sentence became a formula: ${start(item.math)}`);
-  }
   if (document.querySelector("mjx-merror")) findings.push("MathJax shows an error");
+  const glyphs = new Map([...document.querySelectorAll("mjx-c")].map((glyph) => [glyph.className, glyph]));
+  for (const [name, glyph] of glyphs)
+    if (getComputedStyle(glyph, "::before").content === "none") findings.push(`glyph that is not drawn: ${name}`);
 
   // Raw text that was meant to become something else.
   const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT, {
@@ -79,12 +69,21 @@ function inspect(phone) {
     const names = culprits.slice(0, 3).map((e) => `<${e.tagName.toLowerCase()}> ${start(e.textContent)}`);
     findings.push(`page is ${width} px wide on a phone of ${phone} px: ${names.join(", ")}`);
   }
-  const boxes = article.querySelectorAll("div.math mjx-container, span.math, pre, .pst-scrollable-table-container, figure");
+  const boxes = article.querySelectorAll(".math, pre, .pst-scrollable-table-container, figure");
   const wide = [...boxes].filter((box) => box.scrollWidth > box.clientWidth + 2 && box.clientWidth > 0)
-    .map((box) => `${box.scrollWidth} px: ${box.tagName.toLowerCase()} ${start(box.textContent) || start(formulaOf(box))}`);
+    .map((box) => `${box.scrollWidth} px: ${box.tagName.toLowerCase()} ${start(box.textContent)}`);
+
+  // A box that can scroll is a stop of the Tab key; a formula is one only where it is wider than its line.
+  const stops = math.flatMap((formula) => [formula, ...formula.querySelectorAll("mjx-container")])
+    .filter((box) => /auto|scroll/.test(getComputedStyle(box).overflow) && box.scrollWidth <= box.clientWidth + 1);
+  if (stops.length) findings.push(`${stops.length} formulas are stops of the Tab key: ${start(stops[0].textContent)}`);
+
+  // All bytes of the page and of what it asked for; a page from a folder does not say.
+  const asked = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")];
+  const bytes = asked.reduce((sum, entry) => sum + (entry.encodedBodySize || 0), 0);
 
   return {
-    findings, wide, formulas: math.length,
+    findings, wide, bytes, formulas: math.length,
     links: [...document.querySelectorAll("a[href]")].map((a) => a.href),
     ids: [...document.querySelectorAll("[id], a[name]")].map((e) => e.id || e.getAttribute("name")),
   };

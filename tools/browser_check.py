@@ -3,9 +3,9 @@
     browser_check.py [SITE] [--screenshots DIR] [--wide]
 
 Each page is opened twice, from a local server and as a file, in a viewport as wide as a phone. The
-checks are listed in `page_findings` (one page), `dead_links` (all pages) and `book_findings`
-(search and dark mode). Exit status 1 means that something was found, 2 that the check could not
-run.
+checks are listed in `page_findings` (one page), `dead_links` (all pages), `access_findings`
+(axe-core, light and dark) and `book_findings` (search and dark mode). Exit status 1 means that
+something was found, 2 that the check could not run.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import posixpath
 import re
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag
@@ -31,6 +32,16 @@ LOOKS: dict[str, tuple[ViewportSize, Scheme]] = {
     "phone": (PHONE, "light"),
     "dark": (DESKTOP, "dark"),
 }
+# What is out of sight is looked at too.
+LAID_OUT = ".bd-article section { content-visibility: visible !important; }"
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+# A formula is a hidden drawing with a text for screen readers; there are thousands of them.
+AXE_CONTEXT = {"exclude": [["mjx-container"]]}
+AXE_OPTIONS = {
+    "resultTypes": ["violations"],
+    "rules": {"label-content-name-mismatch": {"enabled": True}},
+}
+HEAVIEST = 2.0  # MB that a page may ask for
 # Nothing leaves this computer, not even for a page that asks for it.
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height
@@ -52,6 +63,7 @@ class Visit(NamedTuple):
     ids: set[str]
     formulas: int
     wide: list[str]
+    megabytes: float = 0.0
 
 
 def pages(site: Path) -> list[str]:
@@ -119,15 +131,38 @@ class Watch:
         self.found.append(f"still loading after {patience_ms / 1000:g} s")
 
 
+def access_findings(page: Page, base: str, name: str) -> list[Finding]:
+    """What axe-core calls serious or critical on a page, in light and in dark colors."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        open_page(page, base + name)
+        page.add_style_tag(content=LAID_OUT)
+        for violation in Axe().run(page, AXE_CONTEXT, AXE_OPTIONS).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                place = " ".join(violation["nodes"][0]["html"].split())[:100]
+                what = f"{violation['id']} in {len(violation['nodes'])} places: {place}"
+                found.append(Finding(name, scheme, what))
+    return found
+
+
 def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
     """Open one page at phone width and look at everything on it, folded parts opened."""
     watch = Watch(page, base)
     open_page(page, base + name)
     watch.settle()
+    page.add_style_tag(content=LAID_OUT)
     seen = page.evaluate(f"(phone) => {{ {IN_PAGE}; return inspect(phone); }}", PHONE["width"])
     page.wait_for_timeout(50)  # a script error caused by the clicks arrives a moment later
     found = [Finding(name, how, what) for what in [*watch.found, *seen["findings"]]]
-    return Visit(found, seen["links"], set(seen["ids"]), seen["formulas"], seen["wide"])
+    megabytes = seen["bytes"] / 1e6
+    if megabytes > HEAVIEST:
+        found.append(
+            Finding(name, how, f"asks for {megabytes:.2f} MB, where {HEAVIEST:g} are allowed")
+        )
+    return Visit(found, seen["links"], set(seen["ids"]), seen["formulas"], seen["wide"], megabytes)
 
 
 def dead_links(visits: dict[str, Visit], site: Path, base: str, how: str) -> list[Finding]:
@@ -191,13 +226,8 @@ def visit_all(
     with new_context(instance, PHONE) as context:
         for name in pages(site):
             if target := redirect(site / name):
-                visits[name] = Visit(
-                    [],
-                    [base + posixpath.normpath(posixpath.join(name, "..", target))],
-                    set(),
-                    0,
-                    [],
-                )
+                address = posixpath.normpath(posixpath.join(name, "..", target))
+                visits[name] = Visit([], [base + address], set(), 0, [])
                 continue
             page = context.new_page()
             try:
@@ -212,6 +242,16 @@ def visit_all(
     for visit in visits.values():
         found += visit.findings
     return visits, found + dead_links(visits, site, base, how)
+
+
+def access_to_all(instance: Browser, site: Path, base: str) -> list[Finding]:
+    """Whether all pages can be used with a screen reader, a keyboard and weak eyes."""
+    found = []
+    with new_context(instance, DESKTOP) as context:
+        page = context.new_page()
+        for name in (name for name in pages(site) if not redirect(site / name)):
+            found += access_findings(page, base, name)
+    return found
 
 
 def book_findings(
@@ -245,11 +285,11 @@ def report(visits: dict[str, Visit], found: list[Finding], wide: bool) -> None:
     """Print a line for each page, then each finding once."""
     count = Counter(finding.page for finding in found)
     width = max(map(len, [*visits, *count, "page"]))
-    print(f"{'page':<{width}}  formulas  scrolling  links  findings")
+    print(f"{'page':<{width}}  formulas    MB  scrolling  links  findings")
     for name in sorted({*visits, *count}):
         visit = visits.get(name, Visit([], [], set(), 0, []))
-        numbers = f"{visit.formulas:8}  {len(visit.wide):9}  {len(visit.links):5}  {count[name]:8}"
-        print(f"{name:<{width}}  {numbers}")
+        numbers = f"{visit.formulas:8}  {visit.megabytes:4.2f}  {len(visit.wide):9}"
+        print(f"{name:<{width}}  {numbers}  {len(visit.links):5}  {count[name]:8}")
         if wide:
             print("".join(f"    scrolls on a phone: {text}\n" for text in visit.wide), end="")
     for page, what in dict.fromkeys((finding.page, finding.what) for finding in found):
@@ -286,12 +326,16 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if find_spec("axe_playwright_python") is None:
+        print("There is no axe-core here: install requirements.txt anew.", file=sys.stderr)
+        return 2
     with browser() as instance, served(site) as address:
         visits: dict[str, Visit] = {}
         found: list[Finding] = []
         for how, base in (("file", site.as_uri() + "/"), ("served", address)):
             visits, new = visit_all(instance, site, base, how)
             found += new + book_findings(instance, base, how, pages(site)[0], arguments.search)
+        found += access_to_all(instance, site, address)
         if arguments.screenshots:
             take_screenshots(instance, site, address, arguments.screenshots)
     report(visits, found, arguments.wide)

@@ -1,6 +1,6 @@
 """The check in a browser finds what a reader would stumble over: each page here has one fault."""
 
-import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -54,6 +54,15 @@ BAD = {
         "<span class='math'><mjx-container><mjx-merror/></mjx-container></span>",
         "shows an error",
     ),
+    "glyph without a rule": (
+        "<span class='math'><mjx-container><mjx-c class='mjx-c78'></mjx-c></mjx-container></span>",
+        "glyph that is not drawn: mjx-c78",
+    ),
+    "formula in a box of its own": (
+        "<span class='math' style='overflow: auto'><mjx-container>x</mjx-container></span>",
+        "1 formulas are stops of the Tab key: x",
+    ),
+    "heavy page": ("<img src='big.svg' alt='a disc'>", "asks for 2.5"),
     "raw dollar": ("<p>Let $x be</p>", "raw source in the text: Let $x"),
     "raw command": ("<p>the matrix \\Sigma</p>", "raw source in the text"),
     "raw role": ("<p>see {prf:ref}`thm-x`</p>", "raw source in the text"),
@@ -99,6 +108,7 @@ def site(folder, **bodies):
             f"{HEAD}<body><article>{body}</article></body>", encoding="utf-8"
         )
     (folder / "a.svg").write_text(ETF, encoding="utf-8")
+    (folder / "big.svg").write_text(ETF + " " * 2_500_000, encoding="utf-8")
     return folder
 
 
@@ -128,31 +138,6 @@ def test_one_thing_wrong_is_found(bad_findings, name):
     assert any(BAD[name][1] in what for what in whats), whats
 
 
-MATH = """<span class="math">\\({}\\)</span>
-  <script>window.MathJax = {{tex: {{macros: {{RR: "\\\\mathbb{{R}}"}}}}}}</script>
-  <script defer src="mathjax/tex-chtml-full.js"></script>"""
-
-
-@pytest.mark.parametrize(
-    "formula, sentence",
-    [
-        ("x \\in \\RR^d", None),
-        ("\\frac{1}", "formula with an error"),
-        ("x + \\nosuchmacro", "unknown macro in a formula"),
-        ("5 and ", "a sentence became a formula"),
-        ("x \\text{ and } y", None),
-    ],
-)
-def test_formulas_as_mathjax_draws_them(instance, tmp_path, formula, sentence):
-    from tools.sphinx_ext.offline import MATHJAX_PARTS, mathjax_folder
-
-    (tmp_path / "mathjax").mkdir()
-    shutil.copy(mathjax_folder() / MATHJAX_PARTS[0], tmp_path / "mathjax")
-    shutil.copytree(mathjax_folder() / MATHJAX_PARTS[1], tmp_path / "mathjax" / MATHJAX_PARTS[1])
-    whats = [f.what for f in found(instance, site(tmp_path, page=MATH.format(formula)))]
-    assert (whats == []) if sentence is None else any(sentence in what for what in whats), whats
-
-
 def test_a_book_without_search_and_dark_mode_is_reported(instance, tmp_path):
     site(tmp_path, page="<p>x</p>")
     (tmp_path / "search.html").write_text(
@@ -180,6 +165,44 @@ def test_dark_mode_has_to_change_the_page(instance, tmp_path):
     site(tmp_path, page=button + "<style>html[data-theme=dark] body { background: black }</style>")
     with browser.served(tmp_path) as base, browser.new_context(instance, check.DESKTOP) as context:
         assert check.dark_findings(context.new_page(), base, "page.html", "served") == []
+
+
+needs_axe = pytest.mark.skipif(
+    find_spec("axe_playwright_python") is None, reason="no axe-core in this environment"
+)
+FAINT = "<p style='color: #bbb; background: #fff'>faint</p>"
+
+
+@needs_axe
+@pytest.mark.parametrize(
+    ("body", "rule", "schemes"),
+    [
+        ("<p>plain</p>", None, ()),
+        (FAINT, "color-contrast in 1 places: <p", ("light", "dark")),
+        (
+            "<style>@media (prefers-color-scheme: dark) { p { color: #333; background: #000 } }"
+            "</style><p>dim</p>",
+            "color-contrast in 1 places: <p",
+            ("dark",),
+        ),
+        (
+            "<button aria-label='Color mode'>Search</button>",
+            "label-content-name",
+            ("light", "dark"),
+        ),
+        ("<span class='math'><mjx-container>" + FAINT + "</mjx-container></span>", None, ()),
+    ],
+    ids=["plain", "faint", "faint in the dark", "another name", "formula"],
+)
+def test_axe_looks_at_light_and_dark(instance, tmp_path, body, rule, schemes):
+    page = (
+        HEAD.replace("<title>", "<html lang='en'><title>") + f"<body><main><h1>t</h1>{body}</main>"
+    )
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    with browser.served(tmp_path) as base:
+        found = check.access_to_all(instance, tmp_path, base)
+    assert [finding.how for finding in found] == list(schemes)
+    assert all(rule in finding.what for finding in found)
 
 
 def test_without_a_rendered_book_it_says_so(tmp_path, monkeypatch, capsys):

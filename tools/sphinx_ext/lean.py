@@ -1,0 +1,116 @@
+"""Pages without what this book does not use: weight that each reader would load with every page.
+
+The theme brings a script of 1.5 MB that draws a dozen icons, although its style sheet can draw them
+from a font; maps from its scripts to their sources; and the index of the search on every page. Nor
+does the book start kernels on the web, for which sphinx-thebe adds a script.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fontTools.subset import Options, Subsetter
+from fontTools.ttLib import TTFont
+from sphinx.application import Sphinx
+
+# In all pages, also a name that a screen reader says instead of the words that everybody sees.
+REMOVED = [
+    r'\s*<script[^>]*src="[^"]*/scripts/fontawesome\.js[^>]*></script>',
+    r'(?<=<summary) aria-label="Toggle hidden content"',
+    r' aria-label="Search"(?=[^>]*>\s*<i[^>]*></i>\s*<span)',
+]
+SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
+UNUSED_FILES = ["**/*.map", "scripts/fontawesome*", "sphinx-thebe.*", "vendor/**/*.woff2"]
+ICON = re.compile(r"((?:\.fa-[a-z0-9-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
+FACE = re.compile(
+    r'(url\([^)]*?)(fa-[a-z]+-\d+)\.woff2\) format\("woff2"\),'
+    r'url\([^)]*\.ttf\) format\("truetype"\)'
+)
+
+
+def drop_thebe(app: Sphinx) -> None:
+    """Disconnect sphinx-thebe, which adds its script to every page, twice."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [
+            item for item in listeners if not item.handler.__module__.startswith("sphinx_thebe")
+        ]
+    app.registry.css_files[:] = [
+        item for item in app.registry.css_files if item[0] != "sphinx-thebe.css"
+    ]
+
+
+def trim_icons(static: Path, used: set[str]) -> None:
+    """Keep the rules and the glyphs of the icons that the pages use."""
+    style = static / "styles" / "pydata-sphinx-theme.css"
+    codes: set[int] = set()
+
+    def kept(rule: re.Match[str]) -> str:
+        if not used & set(re.findall(r"fa-[a-z0-9-]+", rule[1])):
+            return ""
+        codes.add(int(rule[2], 16))
+        return rule[0]
+
+    css = ICON.sub(kept, style.read_text(encoding="utf-8"))
+    style.write_text(FACE.sub(r'\1\2.woff) format("woff")', css), encoding="utf-8")
+    for file in static.glob("vendor/fontawesome/webfonts/*.ttf"):
+        font = TTFont(file)
+        subsetter = Subsetter(Options(layout_features=[], hinting=False))
+        subsetter.populate(unicodes=codes)
+        subsetter.subset(font)
+        font.flavor = "woff"
+        font.save(file.with_suffix(".woff"))
+        file.unlink()
+
+
+def thin(svg: str) -> str:
+    """A drawing without comments and blanks, its lines to a thousandth of a pixel."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<= d=")[^"]*', lambda path: rounded(path[0]), svg)
+    return re.sub(r">\s+<", "><", svg)
+
+
+def rounded(text: str) -> str:
+    """Numbers with at most three digits after the point, and single blanks."""
+    text = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3f}", text)
+    return " ".join(text.split())
+
+
+def pages(site: Path) -> Iterator[Path]:
+    """All pages of the site, without the theme's templates and the sources of the pages."""
+    for path in site.rglob("*.html"):
+        if path.relative_to(site).parts[0] not in ("_static", "_sources"):
+            yield path
+
+
+def trim(app: Sphinx, exception: Exception | None) -> None:
+    """Take out of the finished site what it does not use."""
+    if exception is not None or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    static = site / "_static"
+    maths = hashlib.sha256((static / "maths.css").read_bytes()).hexdigest()[:8]
+    used: set[str] = set()
+    for path in pages(site):
+        html = path.read_text(encoding="utf-8")
+        for pattern in [*REMOVED, *([] if path.name == "search.html" else [SEARCH])]:
+            html = re.sub(pattern, "", html)
+        html = html.replace('maths.css"', f'maths.css?v={maths}"')  # new glyphs, new address
+        path.write_text(html, encoding="utf-8")
+        used |= set(re.findall(r"\bfa-[a-z0-9-]+", html))
+    for path in static.rglob("*.js"):
+        if "fontawesome" not in path.name:
+            used |= set(re.findall(r"\bfa-[a-z0-9-]+", path.read_text(encoding="utf-8")))
+    for pattern in UNUSED_FILES:
+        for path in list(static.glob(pattern)):
+            path.unlink()
+    trim_icons(static, used)
+    for path in (site / "_images").glob("*.svg"):
+        path.write_text(thin(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict:
+    """Register with Sphinx."""
+    app.connect("builder-inited", drop_thebe, priority=0)
+    app.connect("build-finished", trim, priority=900)  # when all files are written
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
