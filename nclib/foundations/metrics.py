@@ -482,9 +482,13 @@ def _nc2(s: np.ndarray, K: int) -> float:
 
 
 def _nc3(M: np.ndarray, W: np.ndarray) -> float:
-    # SciPy's norm neither over- nor underflows.
     C = W - W.mean(axis=0)
-    norm = linalg.norm(C)
-    if norm <= 8 * EPS * linalg.norm(W):
+    norm = _norm(C)
+    if norm <= 8 * EPS * _norm(W):
         raise ValueError("weights must not be the same for all classes: NC3 is undefined.")
-    return float(linalg.norm(C.T / norm - M / linalg.norm(M)))
+    return _norm(C.T / norm - M / _norm(M))
+
+
+def _norm(X: np.ndarray) -> float:
+    """Frobenius norm; of a vector, unlike of a matrix, SciPy's neither over- nor underflows."""
+    return float(linalg.norm(X.ravel()))

@@ -66,10 +66,11 @@ def class_means(features: np.ndarray, labels: np.ndarray, K: int | None = None) 
     sums, trace = np.zeros_like(anchors), 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         for R, y in residual_blocks(features, labels, anchors.T):
-            # Of many classes only those in the block are touched.
-            here, index = np.unique(y, return_inverse=True)
-            pick = csc_array((np.ones(len(y)), index, np.arange(len(y) + 1)))
-            sums[here] += pick @ R
+            if len(y) >= K:
+                sums += _sum_rows(R, y, K)
+            else:  # of many classes only those in the block are touched
+                here, index = np.unique(y, return_inverse=True)
+                sums[here] += _sum_rows(R, index, len(here))
             trace += float(np.vdot(R, R))
     if not np.isfinite(sums).all():
         raise ValueError(_checks.not_finite(features))
@@ -78,6 +79,12 @@ def class_means(features: np.ndarray, labels: np.ndarray, K: int | None = None) 
         trace -= float(counts @ np.sum(sums**2, axis=1))
     means, low = two_sum(anchors, sums)
     return ClassMeans(counts, means.T, low.T, max(trace, 0.0) if np.isfinite(trace) else np.inf)
+
+
+def _sum_rows(R: np.ndarray, y: np.ndarray, K: int) -> np.ndarray:
+    """The sums over the rows of each class, (K, d), in the order of the rows."""
+    pick = csc_array((np.ones(len(y)), y, np.arange(len(y) + 1)), shape=(K, len(y)))
+    return pick @ R
 
 
 def residual_blocks(
@@ -180,8 +187,10 @@ def centered(means: np.ndarray, low: np.ndarray) -> np.ndarray:
         >>> centered(np.array([[1e16, 1e16]]), np.array([[0.25, 0.75]]))
         array([[-0.25,  0.25]])
     """
-    M = (means - means.mean(axis=1, keepdims=True)) + low
-    return M - M.mean(axis=1, keepdims=True)
+    M = means - means.mean(axis=1, keepdims=True)
+    M += low
+    M -= M.mean(axis=1, keepdims=True)
+    return M
 
 
 def resolution(features: ArrayLike) -> float:
