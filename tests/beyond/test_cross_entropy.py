@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import linalg
+from scipy import linalg, special
 
 from nclib import ClassStatistics, Model, Status, nc1_trace
 from nclib.beyond import cross_entropy as ce
@@ -299,6 +299,35 @@ def traces(H, y):
     stats = ClassStatistics.from_features(H, y)
     deviations = stats.means - H.mean(axis=0)[:, None]
     return Traces(np.trace(stats.within), np.sum(stats.counts * deviations**2) / stats.N)
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10**6),
+    K=st.integers(2, 5),
+    d=st.integers(1, 6),
+    sizes=st.lists(st.integers(1, 9), min_size=5, max_size=5),
+    log_spread=st.floats(-2, 1),
+)
+def test_along_the_flow_a_free_bias_is_enough(seed, K, d, sizes, log_spread):
+    """At any state: what the decay leaves of both traces has the sign of the theorem."""
+    model, H, y = random_problem(seed, K, d, 1, 0.03, 0.02, 1.0, 10**log_spread, counts=sizes[:K])
+    W, offset = ce.optimal_weights(model, H, y)
+    Z = H @ W.T + offset
+    E = special.softmax(Z, axis=1) - np.eye(K)[y]
+    velocity = -E @ W - model.lambda_H * H
+    # Traces are quadratic: central differences are exact.
+    ahead, here, back = (traces(H + s * velocity, y) for s in (0.1, 0.0, -0.1))
+    grown = (ahead.between - back.between) / 0.2 + 2 * model.lambda_H * here.between
+    shrunk = (ahead.within - back.within) / 0.2 + 2 * model.lambda_H * here.within
+    monotone = sum(
+        np.sum((Z[y == k] - Z[y == k].mean(axis=0)) * (E[y == k] - E[y == k].mean(axis=0)))
+        for k in range(K)
+    )
+    gain = len(y) / K * model.lambda_W * np.sum(W**2) + monotone
+    scale = 1e-9 * (here.between + here.within)
+    assert monotone >= 0 and shrunk <= scale
+    assert grown == pytest.approx(2 * gain / len(y), rel=1e-7, abs=scale)
 
 
 def rising():
