@@ -28,6 +28,9 @@ FLOOR = 1e-6
 SHARE = 0.3
 # The two ways to prepare it cost about as much where K^3 is this multiple of d^2.
 LOW_RANK_RATIO = 5 / 3
+# Woodbury's identity cancels where the numbers are many powers of ten apart. It is used while it
+# inverts the map up to this share.
+INACCURACY = 1e-2
 
 
 class ReducedPoint(Protocol):
@@ -65,8 +68,10 @@ class Preconditioner:
         slack = whitener.T @ point.slack @ whitener / point.problem.b
         e, U = linalg.eigh((slack + slack.T) / 2)
         self._C = whitener @ U
-        low_rank = LOW_RANK_RATIO * d**2 > K**3
-        self._rows = _LowRankRows(point, e) if low_rank else _DiagonalRows(point, e)
+        low_rank = (
+            _LowRankRows.unless_inaccurate(point, e) if LOW_RANK_RATIO * d**2 > K**3 else None
+        )
+        self._rows = low_rank or _DiagonalRows(point, e)
 
     def solve(self, R: np.ndarray) -> np.ndarray:
         """The X with ``map(X) = R``, shape (K, d)."""
@@ -110,9 +115,26 @@ class _LowRankRows:
         diagonal = point.scatter / b**2
         shift = np.abs(e)
         shift = np.maximum(shift, _floor(point, max(shift.max(), diagonal.max())))
-        self.inverse = 1 / (diagonal + shift[:, None])
+        self.diagonal = diagonal + shift[:, None]
+        self.inverse = 1 / self.diagonal
         inner = np.stack([B_inverse + (self.Z.T * row) @ self.Z for row in self.inverse])
         self.inner = np.linalg.inv(inner)
+        B = np.zeros((3 * K, 3 * K))
+        B[:K, :K], B[2 * K :, 2 * K :] = AV @ point.solve.WG.T / b**2, np.diag(point.problem.shares)
+        B[:K, K : 2 * K] = B[K : 2 * K, :K] = -np.eye(K) / b**2
+        self.B = B
+
+    @classmethod
+    def unless_inaccurate(cls, point: ReducedPoint, e: np.ndarray) -> "_LowRankRows | None":
+        """The rows, or None where they do not invert the map, tried on a random right-hand side."""
+        try:
+            rows = cls(point, e)
+        except np.linalg.LinAlgError:
+            return None
+        R = np.random.default_rng(0).standard_normal(point.W.shape)
+        X = rows.solve(R)
+        error = X * rows.diagonal + (X @ rows.Z) @ rows.B @ rows.Z.T - R
+        return rows if linalg.norm(error, axis=1).max() < INACCURACY * linalg.norm(R) else None
 
     def solve(self, R: np.ndarray) -> np.ndarray:
         R = R * self.inverse

@@ -337,3 +337,21 @@ def test_the_bound_of_uniqueness_itself_is_solved_for_tiny_input(K, d, lambda_W)
         assert solution.certified
         lengths.append(np.abs(solution.statistics.means).max())
     np.testing.assert_allclose(np.diff(np.log10(lengths)), 2 / 3, atol=0.01)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_numbers_many_powers_of_ten_apart_end_without_an_error(seed):
+    """Features, decays and pulls from 1e-8 to 1e8: the status and the bound are honest."""
+    rng = np.random.default_rng([seed, 9])
+    K, d = rng.integers(1, 7), rng.integers(1, 10)
+    labels = np.repeat(np.arange(K), rng.integers(1, 6, K))
+    means = rng.normal(size=(K, d)) if seed % 3 else np.outer(rng.normal(size=K), np.ones(d))
+    features = means[labels] + rng.choice([0, 0.1, 1]) * rng.normal(size=(len(labels), d))
+    if seed % 4 == 0:
+        features[:, : d // 2] = 0
+    stats = ClassStatistics.from_features(10 ** rng.uniform(-8, 8) * features, labels)
+    model = Model(*10 ** rng.uniform([-10, -10, -8], [3, 3, 8]))
+    solution = minimize(model, stats, max_iterations=50)
+    assert np.isfinite(solution.lower_bound)
+    assert solution.lower_bound <= solution.objective * (1 + 1e-9)
+    assert (solution.status is Status.NOT_CONVERGED) == (solution.gradient_norm > 1e-12)
