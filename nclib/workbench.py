@@ -86,6 +86,32 @@ def slope(x: ArrayLike, errors: ArrayLike, decades: float = 3) -> float:
     return float(np.polyfit(np.log(steps), np.log(values), 1)[0])
 
 
+def assert_small(errors: ArrayLike, tolerance: float) -> None:
+    """Check that no error exceeds a tolerance, and print what was found.
+
+    Errors at the level of rounding differ between processors, so what is printed is the tolerance
+    that the largest of them stays below.
+
+    Args:
+        errors: Numbers of any sign and any shape, or a list of arrays of different shapes.
+        tolerance: Largest size allowed.
+
+    Raises:
+        AssertionError: An error is larger, or is not a number, or there is none.
+
+    Examples:
+        >>> assert_small([1e-16, -3e-15, 0], 1e-14)
+        largest of 3 errors below 1e-14
+    """
+    pieces = errors if isinstance(errors, list) else [errors]
+    flat = [np.ravel(np.asarray(piece, dtype=float)) for piece in pieces]
+    sizes = np.abs(np.concatenate([np.empty(0), *flat]))
+    assert sizes.size > 0, "there is no error to look at."
+    worst = float(sizes.max())
+    assert worst <= tolerance, f"the largest error is {worst:.3g}, above {tolerance:.0e}."
+    print(f"largest of {sizes.size} errors below {tolerance:.0e}")
+
+
 def random_features(
     rng: np.random.Generator, labels: ArrayLike, d: int, distance: float = 1.0, spread: float = 1.0
 ) -> np.ndarray:

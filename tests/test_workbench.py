@@ -5,6 +5,7 @@ import pytest
 
 from nclib import ClassStatistics, Model
 from nclib.workbench import (
+    assert_small,
     frame_statistics,
     in_plane,
     optimal_features,
@@ -14,6 +15,17 @@ from nclib.workbench import (
     slope,
     with_statistics,
 )
+
+
+@pytest.mark.parametrize("errors", [[2e-9], [0.0, -2e-9], [np.zeros((2, 3)), [2e-9]], [np.nan], []])
+def test_an_error_above_the_tolerance_is_found_among_small_ones(errors):
+    with pytest.raises(AssertionError):
+        assert_small(errors, 1e-9)
+
+
+def test_small_errors_are_counted(capsys):
+    assert_small([np.zeros((2, 3)), [1e-10]], 1e-9)
+    assert capsys.readouterr().out == "largest of 7 errors below 1e-09\n"
 
 
 @pytest.mark.parametrize("order", [-2, 1 / 3, 1, 3])
