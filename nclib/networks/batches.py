@@ -175,9 +175,14 @@ def _labels(labels: Any) -> torch.Tensor:
     """Labels as integers (B,) on the CPU."""
     y = as_tensor(labels).detach().cpu()
     if y.ndim != 1:
+        column = y.ndim == 2 and y.shape[1] == 1
         raise ValueError(
             f"labels must have shape (B,), one per sample, but their shape is {tuple(y.shape)}; "
-            "for one-hot labels say unpack=lambda batch: (batch[0], batch[1].argmax(1))."
+            + (
+                "say unpack=lambda batch: (batch[0], batch[1][:, 0])."
+                if column
+                else "for one-hot labels say unpack=lambda batch: (batch[0], batch[1].argmax(1))."
+            )
         )
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise TypeError(f"labels must be integers, but their type is {y.dtype}.")

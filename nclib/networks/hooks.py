@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -170,7 +170,20 @@ def evaluating(network: nn.Module) -> Iterator[None]:
                 module.training = flag
 
 
-def as_features(name: str, value: Any, select: Choice | None, pool: Choice | None) -> torch.Tensor:
+class Features(NamedTuple):
+    """Features of a batch.
+
+    Attributes:
+        h: Shape (B, d).
+        resolution: Machine epsilon of the type that the layer put out: what pooling in a wider type
+            makes of rounded numbers is no more exact than they are.
+    """
+
+    h: torch.Tensor
+    resolution: float
+
+
+def as_features(name: str, value: Any, select: Choice | None, pool: Choice | None) -> Features:
     """What a layer puts out as features (B, d).
 
     Args:
@@ -195,6 +208,7 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
         )
     if not value.is_floating_point():
         raise TypeError(f"{name} must put out floating-point numbers, but they are {value.dtype}.")
+    resolution = torch.finfo(value.dtype).eps
     reduce = _choice(pool, name)
     if reduce is not None:
         value = reduce(value)
@@ -205,7 +219,7 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
             f"{name} {verb} {in_words(value)}, which must become (B, d); say how, for instance "
             f"with pool={{{name!r}: lambda h: {_pooling(value)}}}."
         )
-    return value
+    return Features(value, max(resolution, torch.finfo(value.dtype).eps))
 
 
 def _choice(choice: Choice | None, name: str) -> Callable[[Any], Any] | None:

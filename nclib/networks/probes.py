@@ -14,6 +14,7 @@ from nclib.networks import parallel
 from nclib.networks.batches import Batch, Batches, Data, Unpacker, in_words
 from nclib.networks.hooks import (
     Choice,
+    Features,
     Point,
     Points,
     as_features,
@@ -81,7 +82,8 @@ def probe(
     Every feature enters the sums at the moment when its layer puts it out, so that a later
     operation in place changes nothing. The network runs in evaluation mode and in its own
     floating-point type; afterwards each of its modules is in the mode in which it was. All sums are
-    in float64 on the network's device, the resolution of the statistics is that of the outputs.
+    in float64 on the network's device; the resolution of the statistics is that of the type in
+    which the layer puts out its features, also where these are pooled in a wider one.
 
     Under several processes each measures its own share: of ``Samples`` the share is made here, any
     other data must be shared out already, as a ``DistributedSampler`` does (which repeats samples
@@ -146,9 +148,9 @@ def probe(
             nonlocal groups
             groups = Groups.of(batch.labels, batches.device)
 
-        def add(name: str, h: torch.Tensor, batch: Batch) -> None:
-            sums[name].make_room(batch.K, h.shape[1])
-            sums[name].add(h, groups)
+        def add(name: str, found: Features, batch: Batch) -> None:
+            sums[name].make_room(batch.K, found.h.shape[1])
+            sums[name].add(found.h, groups, found.resolution)
 
         def end(batch: Batch, output: Any) -> None:
             kept = batch.labels >= 0
@@ -239,8 +241,8 @@ def decisions(
         for name in centers:
             wrong[name] = torch.zeros_like(number)
 
-        def find_nearest(name: str, h: torch.Tensor, batch: Batch) -> None:
-            nearest[name] = centers[name].nearest(h)
+        def find_nearest(name: str, found: Features, batch: Batch) -> None:
+            nearest[name] = centers[name].nearest(found.h)
 
         def compare(batch: Batch, output: Any) -> None:
             found = _scores(output, scores)
@@ -301,8 +303,8 @@ def features(
             raise ValueError("data must hold samples, but there are none.")
         places = [classifier(network, batch)] if point is None else find(network, point)
 
-        def keep(name: str, h: torch.Tensor, batch: Batch) -> None:
-            parts.append(h.to("cpu", copy=True))
+        def keep(name: str, found: Features, batch: Batch) -> None:
+            parts.append(found.h.to("cpu", copy=True))
 
         _run(network, batches, places, reading, keep)
     return torch.cat(parts).numpy()
@@ -380,7 +382,7 @@ def _run(
     batches: Batches,
     places: list[Point],
     reading: Reading,
-    use: Callable[[str, torch.Tensor, Batch], None],
+    use: Callable[[str, Features, Batch], None],
     *,
     begin: Callable[[Batch], None] = lambda batch: None,
     end: Callable[[Batch, Any], None] = lambda batch, output: None,
@@ -392,7 +394,7 @@ def _run(
         batches: What it is fed.
         places: The points to measure.
         reading: How their outputs become features.
-        use: Is told each point's name and features (B, d) when they are put out.
+        use: Is told each point's name and features when they are put out.
         begin: Called before a batch is put in.
         end: Called when the network has put out something for the batch.
     """
@@ -407,13 +409,13 @@ def _run(
             )
         called.add(name)
         (batch,) = current
-        h = as_features(name, value, reading.get("select"), reading.get("pool"))
-        if len(h) != len(batch.labels):
+        found = as_features(name, value, reading.get("select"), reading.get("pool"))
+        if len(found.h) != len(batch.labels):
             raise ValueError(
-                f"{name} puts out {len(h)} rows of features for {len(batch.labels)} labels; say "
-                "with pool how there is one row for each."
+                f"{name} puts out {len(found.h)} rows of features for {len(batch.labels)} labels; "
+                "say with pool how there is one row for each."
             )
-        use(name, h, batch)
+        use(name, found, batch)
 
     with watching(places, seen):
         for batch in batches:

@@ -206,9 +206,8 @@ def _look(
             return
         look.order.append(name)
         try:
-            look.features[name] = as_features(
-                name, value, reading.get("select"), reading.get("pool")
-            ).clone()
+            h, _ = as_features(name, value, reading.get("select"), reading.get("pool"))
+            look.features[name] = h.clone()
         except (TypeError, ValueError) as reason:
             look.reasons[name] = str(reason)
 

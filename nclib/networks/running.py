@@ -64,7 +64,7 @@ class RunningStatistics:
         anchors: The first mean of each class, shape (K, d).
         means: Class means minus the anchors, shape (K, d).
         scatter: Sum over all samples, shape (d, d).
-        resolution: The largest machine epsilon of the features' types.
+        resolution: The coarsest resolution of the features.
     """
 
     def __init__(self, device: torch.device):
@@ -90,12 +90,12 @@ class RunningStatistics:
             self.anchors = torch.cat([self.anchors, self._zeros(new, d)])
             self.means = torch.cat([self.means, self._zeros(new, d)])
 
-    def add(self, features: torch.Tensor, groups: Groups) -> None:
-        """Take in the features (B, d) of a batch."""
+    def add(self, features: torch.Tensor, groups: Groups, resolution: float) -> None:
+        """Take in the features (B, d) of a batch, given with this resolution."""
         order, classes, sizes, rows = groups
         if len(order) == 0:
             return
-        self.resolution = max(self.resolution, torch.finfo(features.dtype).eps)
+        self.resolution = max(self.resolution, resolution)
         h = features.to(self.device, torch.float64)[order]
         before = self.counts[classes, None]
         n_b = sizes[:, None]

@@ -283,7 +283,7 @@ def test_a_recurrent_network():
         pool={"lstm": lambda h: h.double().mean(1)},
     ).statistics["lstm"]
     assert_statistics(stats, mean, LABELS, tolerance=1e-6)
-    assert stats.resolution == np.finfo(np.float64).eps
+    assert stats.resolution == np.finfo(np.float32).eps  # of what the LSTM puts out
 
 
 def test_attention():
@@ -402,6 +402,17 @@ def test_the_resolution_is_that_of_the_outputs():
     assert wide["input of head"].resolution == 2**-52
 
 
+def test_pooling_in_a_wider_type_makes_nothing_more_exact():
+    network = seeded(Residual)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = probe(network, batches(IMAGES), ["conv", "fc"]).statistics
+        h = [by_hand(network, x, lambda n, x: n.conv(n.stem(x))) for x, _ in batches(IMAGES)]
+    assert [s.resolution for s in found.values()] == [2**-7, 2**-7]
+    assert_statistics(found["conv"], np.concatenate(h).mean((2, 3)), LABELS, tolerance=1e-6)
+    narrowed = probe(network, batches(IMAGES), "stem", pool=lambda h: h.mean((2, 3)).bfloat16())
+    assert narrowed.statistics["stem"].resolution == 2**-7
+
+
 def test_types_may_be_mixed():
     class Mixed(nn.Module):
         """A network whose last layers work in float32 on what a narrow one puts out."""
@@ -488,6 +499,7 @@ def test_batches_of_other_kinds():
             r"labels must be integers, but their type is torch.float64",
         ),
         (np.eye(4, dtype=int)[LABELS], ValueError, r"shape is \(30, 4\); for one-hot labels"),
+        (LABELS[:, None], ValueError, r"shape is \(30, 1\); say unpack=.*batch\[1\]\[:, 0\]"),
         (LABELS - 1, ValueError, "must not be negative, but the label -1 occurs"),
         (LABELS > 1, TypeError, "torch.bool"),
         (LABELS[:-1], ValueError, "30 rows of features for 29 labels"),
