@@ -28,12 +28,13 @@ from nclib.networks.recipe import Recipe
 from nclib.networks.samples import Samples
 
 DEAD = 1e-3  # length of a unit's outgoing weights, relative to the longest, below which it is dead
+STILL = 1e-7  # change of the features, relative to them, below which a block does nothing
 COUPLES = (nn.modules.batchnorm._BatchNorm,)
 TOLERANCE = 1e-6  # relative difference between what a block adds and its last map puts out
 
 
 class BlockBalance(NamedTuple):
-    r"""How a block stands to its balance.
+    r"""How a block stands to its balance; NaN where the decay has switched it off.
 
     Attributes:
         name: The block.
@@ -313,11 +314,12 @@ def _refuse_other_ends(name: str, module: nn.Module, seen: _Seen) -> None:
             "convolutions and sequences share their weights over positions too."
         )
     fits = seen.before.shape == seen.after.shape == seen.change.shape
-    gap = float("inf")
     if fits:
         added = (seen.after - seen.before).detach()
-        gap = float((added - seen.change.detach()).norm() / max(float(added.norm()), 1e-300))
-    if not gap <= TOLERANCE * (1e4 if seen.after.dtype == torch.float32 else 1):
+        gap = float((added - seen.change.detach()).norm())
+        rounding = 100 * torch.finfo(seen.after.dtype).eps * float(seen.after.detach().norm())
+        fits = gap <= TOLERANCE * float(added.norm()) + rounding
+    if not fits:
         raise ValueError(
             f"{name} must add the output of its last linear map to its input, but what it adds is "
             "something else: there is no skip, or something follows the map (an activation, a "
@@ -349,6 +351,9 @@ def _measured(
     predicted = -X @ pulls.T / w
     lengths = np.linalg.norm(outgoing, axis=0)
     live = lengths > DEAD * max(float(lengths.max()), 1e-300)
+    still = bool(np.linalg.norm(change) <= STILL * np.linalg.norm(before))
+    if still:
+        live[:] = False
     incoming = _incoming(module, linear)
     units = np.empty(0)
     if incoming is not None:
@@ -359,9 +364,9 @@ def _measured(
     spreads = [_spread(h, labels, rows) for h in (before, after)]
     return BlockBalance(
         name,
-        float(np.linalg.norm(change - predicted)) / max(float(np.linalg.norm(change)), 1e-300),
-        _cosine(change, predicted),
-        _cosine(change, -G),
+        _ratio(float(np.linalg.norm(change)), float(np.linalg.norm(change - predicted)), still),
+        np.nan if still else _cosine(change, predicted),
+        np.nan if still else _cosine(change, -G),
         float(np.sum(G * after) / N),
         int(live.sum()),
         units,
@@ -385,8 +390,8 @@ def _spread(h: np.ndarray, labels: np.ndarray, rows: np.ndarray | None) -> tuple
     return float(np.sum(deviations**2)), inside
 
 
-def _ratio(before: float, after: float) -> float:
-    return after / before if before > 0 else float("nan")
+def _ratio(before: float, after: float, undefined: bool = False) -> float:
+    return after / before if before > 0 and not undefined else float("nan")
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

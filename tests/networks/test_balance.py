@@ -190,6 +190,15 @@ def test_blocks_without_skip_or_map_are_refused():
         balance(ResidualMLP(6, 3, 1), samples, 0.0)
 
 
+def test_a_block_that_decay_has_switched_off_is_no_error():
+    samples, network = small(), ResidualMLP(6, 3, 2, width=5)
+    with torch.no_grad():
+        network.blocks[1].outer.weight.mul_(1e-12)
+    first, second = balance(network, samples, 0.02)
+    assert second.live == 0 and np.isnan(second.cosine) and np.isnan(second.error)
+    assert first.live == 5 and np.isfinite(first.cosine) and len(second.units) == 0
+
+
 # ---- training -----------------------------------------------------------------------------------
 
 
