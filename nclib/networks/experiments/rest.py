@@ -1,0 +1,410 @@
+"""Residual and plain perceptrons brought to rest: the experiment on shared weights.
+
+    python -m nclib.networks.experiments.rest run --scale full --out book/results
+    python -m nclib.networks.experiments.rest verdict --scale full --out book/results
+
+The plan, with its criteria, is in book/results/PLAN.md. A network takes a minute or two at full
+scale; each is one file, and the same command goes on with those that are missing.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from scipy import optimize
+
+from nclib.beyond import kernel, shared
+from nclib.foundations.metrics import nc1, nc1_trace
+from nclib.foundations.minimize import minimize
+from nclib.foundations.model import Model
+from nclib.foundations.statistics import ClassStatistics
+from nclib.measured.entries import SCALES
+from nclib.networks.balance import BlockBalance, balance, horizon, settle
+from nclib.networks.data.load import load
+from nclib.networks.experiments.machine import this_part
+from nclib.networks.recipe import Recipe
+from nclib.networks.residual import ResidualMLP
+from nclib.networks.samples import Samples
+from nclib.networks.training import Trainer
+
+HORIZONS = (0.5, 1.0, 2.0, 4.0, 6.0)  # at which training is looked at; it ends at the last
+STEP, MOMENTUM, BATCH = 0.1, 0.9, 50
+SMOOTHING = 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        data: "digits" or "mnist".
+        skip: Whether it is residual.
+        depth: Number of blocks.
+        decay: The decay w of all weights in the baseline.
+        variant: "baseline", "features-double", "last-double" or "last-power", where the decay of
+            the last layer is multiplied by two to the power of the depth.
+        seed: Seed of the initial weights and of the order of samples.
+        per_class: Images of each class.
+        dimension: Principal components that are kept.
+        end: Horizon of SGD.
+        iterations: Bound on the steps of L-BFGS.
+    """
+
+    data: str
+    skip: bool
+    depth: int
+    decay: float
+    variant: str
+    seed: int
+    per_class: int
+    dimension: int
+    end: float
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        """Its name as a file."""
+        kind = "residual" if self.skip else "plain"
+        return f"{self.data}-{kind}-{self.depth}-{self.decay:g}-{self.variant}-{self.seed}"
+
+    @property
+    def decays(self) -> tuple[float, float]:
+        """Decay of the features' weights and of the last layer."""
+        features, last = {
+            "baseline": (1, 1),
+            "features-double": (2, 1),
+            "last-double": (1, 2),
+            "last-power": (1, 2**self.depth),
+        }[self.variant]
+        return features * self.decay, last * self.decay
+
+
+def cases(scale: str) -> Iterator[Case]:
+    """All networks of a scale: every baseline, and the variants of the middle decay."""
+    full = scale != "smoke"
+    depths, decays = ((4, 8), (1e-3, 3e-4, 3e-3)) if full else ((2,), (4e-3,))
+    middle, seeds = decays[0], range({"smoke": 1, "reduced": 2, "full": 5}[scale])
+    size = {"dimension": 64, "end": 6.0, "iterations": 4000}
+    if not full:
+        size = {"dimension": 6, "end": 0.5, "iterations": 1500}
+    per_class = {"digits": 50, "mnist": 100} if full else {"digits": 8}
+    for decay in decays:
+        for seed in seeds:
+            for data, count in per_class.items():
+                for skip in (True, False):
+                    for depth in depths:
+                        case = Case(data, skip, depth, decay, "baseline", seed, count, **size)  # type: ignore[arg-type]
+                        yield case
+                        if decay == middle:
+                            yield replace(case, variant="features-double")
+                            yield replace(case, variant="last-double" if skip else "last-power")
+
+
+def prepared(case: Case) -> tuple[Samples, dict[str, Any]]:
+    """The samples of a case in their first principal components, and where they come from.
+
+    They are centered, and their mean square per component is one.
+    """
+    data = load(case.data).subset(case.per_class, seed=0)
+    x = data.images.reshape(data.N, -1).astype(float)
+    x = x - x.mean(axis=0)
+    axes = np.linalg.svd(x, full_matrices=False)[2][: case.dimension]
+    x = x @ axes.T
+    x /= np.sqrt(np.mean(x**2))
+    source = {"source": data.source, "fingerprint": data.fingerprint, "samples": data.N}
+    return Samples(x, data.labels, dtype=torch.float64), source
+
+
+def carry_out(case: Case) -> dict[str, Any]:
+    """Train one network by SGD, bring it to rest, and measure it."""
+    torch.set_num_threads(1)
+    begun, part = time.monotonic(), this_part(torch.device("cpu"))
+    samples, source = prepared(case)
+    features, last = case.decays
+    network = ResidualMLP(
+        case.dimension,
+        samples.K,
+        case.depth,
+        skip=case.skip,
+        smoothing=SMOOTHING,
+        seed=case.seed,
+    )
+    inputs = samples.inputs(slice(None)).numpy()
+    before = ClassStatistics.from_features(inputs, samples.labels.numpy())
+    record: dict[str, Any] = {
+        "case": asdict(case),
+        "data": source,
+        "part": msgspec.to_builtins(part),
+        "rates": _rates(case, inputs, samples),
+        "input": {"nc1": nc1(before), "nc1_trace": nc1_trace(before)},
+        "training": _train(case, network, samples),
+    }
+    end = settle(
+        network,
+        samples,
+        features,
+        last_weight_decay=last,
+        tolerance=1e-6,
+        max_iterations=case.iterations,
+    )
+    record["rest"] = {**end._asdict(), **_state(case, network, samples)}
+    if case.skip and case.variant == "baseline":
+        record["last block"] = _last_block(case, network, samples)
+    record["duration_s"] = round(time.monotonic() - begun, 1)
+    return record
+
+
+def _train(case: Case, network: ResidualMLP, samples: Samples) -> list[dict[str, Any]]:
+    """SGD to the horizon; what the network is like along the way."""
+    features, last = case.decays
+    batch = min(BATCH, len(samples))
+    one = Recipe(1, STEP, momentum=MOMENTUM, weight_decay=features, batch_size=batch)
+    # Epochs at the full step; the last tenth of them is taken at a tenth of it.
+    epochs = max(int(np.ceil(case.end / horizon(one, len(samples)))), 2)
+    recipe = replace(
+        one, epochs=epochs, last_weight_decay=last, drops=(int(np.ceil(0.9 * epochs)),)
+    )
+    trainer = Trainer(network, samples, recipe, seed=case.seed)
+    looks = [case.end * t / HORIZONS[-1] for t in HORIZONS]
+    seen: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        trainer.run_epoch()
+        passed = epoch * horizon(one, len(samples))
+        if (len(seen) < len(looks) and passed >= looks[len(seen)]) or epoch == epochs:
+            seen.append({"horizon": passed, "epoch": epoch, **_state(case, network, samples)})
+    return seen
+
+
+def _state(case: Case, network: ResidualMLP, samples: Samples) -> dict[str, Any]:
+    """Metrics of the last features, loss, and the balance of residual blocks."""
+    with torch.no_grad():
+        x = samples.inputs(slice(None))
+        hidden = network.hidden(x)[-1]
+        scores = network.last(hidden)
+        loss = Recipe(1, 1.0).mean_loss(scores, samples.labels).item()
+        error = (scores.argmax(1) != samples.labels).double().mean().item()
+    stats = ClassStatistics.from_features(hidden.numpy(), samples.labels.numpy())
+    state: dict[str, Any] = {"loss": loss, "error": error}
+    state |= {"nc1": _or_none(nc1, stats), "nc1_trace": _or_none(nc1_trace, stats)}
+    if case.skip:
+        state["blocks"] = [_plain(block) for block in balance(network, samples, case.decays[0])]
+    return state
+
+
+def _or_none(metric: Callable[[ClassStatistics], float], stats: ClassStatistics) -> float | None:
+    try:
+        return metric(stats)
+    except ValueError:  # equal means
+        return None
+
+
+def _plain(block: BlockBalance) -> dict[str, Any]:
+    """The numbers of a block; None where one is undefined, which JSON does not know."""
+    row = block._asdict() | {"units": block.units.tolist()}
+    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
+
+
+def _rates(case: Case, inputs: np.ndarray, samples: Samples) -> dict[str, float]:
+    """What the arc-cosine kernel of the inputs says of the spread, before training."""
+    lambda_W = samples.K * case.decays[1]
+    strength = kernel.relu(inputs, case.decays[0])
+    rates = kernel.spread_rates(lambda_W, strength, inputs, samples.labels.numpy())
+    return rates._asdict()
+
+
+# ---- the last block, and its rivals -------------------------------------------------------------
+
+
+def _last_block(case: Case, network: ResidualMLP, samples: Samples) -> dict[str, Any]:
+    """The last block predicted from its input and the decay, and rivals with fitted numbers."""
+    features, last = case.decays
+    with torch.no_grad():
+        x = samples.inputs(slice(None))
+        before = (network.hidden(x)[-2] if case.depth > 1 else x).numpy()
+        after = network.hidden(x)[-1].numpy()
+    labels = samples.labels.numpy()
+    lambda_W = samples.K * last
+    stats = ClassStatistics.from_features(before, labels)
+    found = {"law": _retrained(case, before, after, labels)}
+
+    def judged(h: np.ndarray, numbers: dict[str, float]) -> dict[str, float]:
+        return {**_compared(before, after, h, labels), **numbers}
+
+    def pulled(lambda_H: float, beta: float) -> np.ndarray:
+        return minimize(Model(lambda_W, lambda_H, beta), stats).features(before, labels)
+
+    def layer(strength: float) -> np.ndarray:
+        return before @ shared.minimize(lambda_W, strength, stats).maps[0].T
+
+    beta = _best(
+        lambda t: _compared(before, after, pulled(0.0, np.exp(t)), labels)["error"], (-8, 4)
+    )
+    found["pull"] = judged(pulled(0.0, np.exp(beta)), {"beta": float(np.exp(beta))})
+    both = optimize.minimize(
+        lambda t: _compared(before, after, pulled(*np.exp(np.clip(t, -14, 6))), labels)["error"],
+        np.array([-8.0, beta]),
+        method="Nelder-Mead",
+        options={"maxfev": 60},
+    ).x
+    values = np.exp(np.clip(both, -14, 6))
+    found["pull and decay"] = judged(
+        pulled(*values), {"lambda_H": float(values[0]), "beta": float(values[1])}
+    )
+    gamma = _best(
+        lambda t: _compared(before, after, layer(np.exp(t)), labels)["error"],
+        (np.log(features) - 6, np.log(features) + 6),
+    )
+    found["linear layer"] = judged(layer(np.exp(gamma)), {"lambda_B": float(np.exp(gamma))})
+    return found
+
+
+def _retrained(
+    case: Case, before: np.ndarray, after: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """One block and a last layer on the frozen features, from random weights; the lowest of 3."""
+    features, last = case.decays
+    frozen = Samples(before, labels, dtype=torch.float64)
+    lowest, best = np.inf, None
+    for start in range(3):
+        single = ResidualMLP(
+            case.dimension, frozen.K, 1, smoothing=SMOOTHING, seed=1000 * (start + 1) + case.seed
+        )
+        end = settle(
+            single,
+            frozen,
+            features,
+            last_weight_decay=last,
+            tolerance=1e-6,
+            max_iterations=case.iterations,
+        )
+        if end.objective < lowest:
+            lowest, best = end.objective, single
+    assert best is not None
+    with torch.no_grad():
+        predicted = best.hidden(frozen.inputs(slice(None)))[-1].numpy()
+    return {**_compared(before, after, predicted, labels), "objective": float(lowest)}
+
+
+def _compared(
+    before: np.ndarray, after: np.ndarray, predicted: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Relative error and cosine of the change, and NC1 of the prediction and of the truth."""
+    change, guess = after - before, predicted - before
+    sizes = np.linalg.norm(change), max(float(np.linalg.norm(guess)), 1e-300)
+    stats = [ClassStatistics.from_features(h, labels) for h in (predicted, after)]
+    return {
+        "error": float(np.linalg.norm(guess - change) / sizes[0]),
+        "cosine": float(np.sum(guess * change) / (sizes[0] * sizes[1])),
+        "nc1": nc1(stats[0]),
+        "true_nc1": nc1(stats[1]),
+    }
+
+
+def _best(function: Callable[[float], float], bounds: tuple[float, float]) -> float:
+    """Where a function of one number is least: a grid, then a bounded search around it."""
+    grid = np.linspace(*bounds, 7)
+    i = int(np.argmin([function(t) for t in grid]))
+    around = (grid[max(i - 1, 0)], grid[min(i + 1, 6)])
+    return float(
+        optimize.minimize_scalar(
+            function, bounds=around, method="bounded", options={"maxiter": 8}
+        ).x
+    )
+
+
+# ---- the verdict --------------------------------------------------------------------------------
+
+
+def verdict(records: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """How often each criterion of the plan is fulfilled, and how often it was asked.
+
+    Args:
+        records: What ``carry_out`` returned.
+
+    Examples:
+        >>> verdict([])["R1"]
+        (0, 0)
+    """
+    asked: dict[str, list[bool]] = {f"R{i}": [] for i in range(1, 6)}
+    by_key = {_key(r): r for r in records}
+    for record in records:
+        case, rest = record["case"], record["rest"]
+        if case["skip"] and case["variant"] == "baseline":
+            blocks = rest["blocks"]
+            asked["R1"].append(all(b["cosine"] > 0.99 for b in blocks if b["live"]))
+            asked["R2"].append(record["last block"]["law"]["error"] < 0.05)
+            grown = np.prod([b["growth_in_rows"] for b in blocks])
+            asked["R3"].append(bool(np.log(grown) * record["rates"]["rows"] > 0))
+        base = by_key.get(_key(record, "baseline"))
+        if base is None or case["variant"] == "baseline":
+            continue
+        change = np.log(rest["nc1"] / base["rest"]["nc1"])
+        if case["skip"]:
+            asked["R4"].append(
+                bool(change > 0 if case["variant"] == "features-double" else change < 0)
+            )
+        elif case["variant"] == "features-double":
+            other = by_key.get(_key(record, "last-power"))
+            if other is not None:
+                gap = abs(np.log(rest["nc1"] / other["rest"]["nc1"]))
+                asked["R5"].append(bool(gap < 0.1 * abs(change)))
+    return {name: (sum(answers), len(answers)) for name, answers in asked.items()}
+
+
+def _key(record: dict[str, Any], variant: str | None = None) -> str:
+    case = Case(**record["case"])
+    return case.name if variant is None else replace(case, variant=variant).name
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def path_of(case: Case, scale: str, out: Path) -> Path:
+    """The file of a network's record."""
+    return out / "rest" / scale / f"{case.name}.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status: 3 if time was up first."""
+    parser = argparse.ArgumentParser(prog="python -m nclib.networks.experiments.rest")
+    parser.add_argument("command", choices=("run", "verdict"))
+    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
+    options = parser.parse_args(arguments)
+    deadline = time.monotonic() + options.time_limit
+    wanted = list(cases(options.scale))
+    paths = [path_of(case, options.scale, options.out) for case in wanted]
+    if options.command == "verdict":
+        records = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+        print(f"{len(records)} of {len(wanted)} networks")
+        restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
+        print(f"{restless} with a relative gradient above 1e-4")
+        for name, (yes, count) in verdict(records).items():
+            print(f"{name}: {yes} of {count}")
+        return 0
+    for number, (case, path) in enumerate(zip(wanted, paths, strict=True), start=1):
+        if path.exists():
+            continue
+        if time.monotonic() > deadline:
+            print("Time is up; the same command goes on.", file=sys.stderr)
+            return 3
+        record = carry_out(case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".part")
+        draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+        print(f"{number} of {len(wanted)}: {case.name}, {record['duration_s']} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The experiment at rest: what is run, that a small case runs, and that the criteria can fail."""
+
+import copy
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nclib.networks.experiments import rest
+
+CASES = list(rest.cases("smoke"))
+SMALL = replace(CASES[0], depth=1, end=0.02, iterations=150, dimension=4, per_class=3)
+
+
+def test_the_plan_has_120_baselines_and_80_variants():
+    full = list(rest.cases("full"))
+    assert len({case.name for case in full}) == len(full) == 200
+    variants = Counter(case.variant for case in full)
+    assert variants == {
+        "baseline": 120,
+        "features-double": 40,
+        "last-double": 20,
+        "last-power": 20,
+    }
+    assert {case.decay for case in full if case.variant != "baseline"} == {1e-3}
+    power = next(case for case in full if case.variant == "last-power" and case.depth == 8)
+    assert power.decays == (1e-3, 0.256) and not power.skip
+
+
+@pytest.fixture(scope="module")
+def record():
+    return rest.carry_out(SMALL)
+
+
+def test_a_case_is_trained_measured_and_recorded_with_its_origin(record):
+    again = json.loads(json.dumps(record))
+    assert rest.Case(**again["case"]) == SMALL
+    assert again["data"]["samples"] == 30 and len(again["data"]["fingerprint"]) == 16
+    assert again["part"]["versions"]["torch"] and "commit" in again["part"]
+    horizons = [row["horizon"] for row in again["training"]]
+    assert np.all(np.diff(horizons) >= 0) and horizons[-1] >= SMALL.end
+    assert set(again["last block"]) == {"law", "pull", "pull and decay", "linear layer"}
+    assert again["rest"]["gradient_norm"] < 1 and len(again["rest"]["blocks"]) == 1
+    # More numbers cannot fit worse by more than the search is coarse.
+    errors = {name: row["error"] for name, row in again["last block"].items()}
+    assert errors["pull and decay"] < errors["pull"] + 1e-3
+
+
+def test_the_data_are_centered_and_scaled():
+    samples, _ = rest.prepared(SMALL)
+    x = samples.values.numpy()
+    assert x.shape == (30, 4) and np.abs(x.mean(axis=0)).max() < 1e-12
+    assert np.mean(x**2) == pytest.approx(1)
+
+
+def fulfilled(record):
+    """Records that fulfil every criterion, made of one that was measured."""
+    base = copy.deepcopy(record)
+    base["rest"]["blocks"][0] |= {"cosine": 0.999, "live": 3, "growth_in_rows": 1.2}
+    base["rates"]["rows"] = 1.0
+    base["last block"]["law"]["error"] = 0.01
+    plain = copy.deepcopy(base)
+    plain["case"]["skip"] = False
+    found = [base, plain]
+    for origin, variant, factor in (
+        (base, "features-double", 2.0),
+        (base, "last-double", 0.5),
+        (plain, "features-double", 2.0),
+        (plain, "last-power", 2.01),
+    ):
+        other = copy.deepcopy(origin)
+        other["case"]["variant"] = variant
+        other["rest"]["nc1"] = factor * origin["rest"]["nc1"]
+        found.append(other)
+    return found
+
+
+def test_each_criterion_is_asked_and_can_fail(record):
+    good = fulfilled(record)
+    assert rest.verdict(good) == {
+        "R1": (1, 1),
+        "R2": (1, 1),
+        "R3": (1, 1),
+        "R4": (2, 2),
+        "R5": (1, 1),
+    }
+    spoiled = copy.deepcopy(good)
+    spoiled[0]["rest"]["blocks"][0]["cosine"] = 0.98
+    spoiled[0]["last block"]["law"]["error"] = 0.06
+    spoiled[0]["rates"]["rows"] = -1.0
+    for i in (2, 3, 5):
+        spoiled[i]["rest"]["nc1"] = 3 / spoiled[i]["rest"]["nc1"] * good[0]["rest"]["nc1"] ** 2
+    found = rest.verdict(spoiled)
+    assert [found[f"R{i}"][0] for i in (1, 2, 3, 5)] == [0, 0, 0, 0] and found["R4"][0] < 2
+
+
+def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys, record):
+    cases = [SMALL, replace(SMALL, seed=1)]
+    monkeypatch.setattr(rest, "cases", lambda scale: cases)
+    made = []
+    monkeypatch.setattr(rest, "carry_out", lambda case: made.append(case) or record)
+    first = rest.path_of(SMALL, "smoke", tmp_path)
+    first.parent.mkdir(parents=True)
+    first.write_text(json.dumps(record), encoding="utf-8")
+    arguments = ["run", "--scale", "smoke", "--out", str(tmp_path)]
+    assert rest.main([*arguments, "--time-limit", "0"]) == 3 and made == []
+    assert rest.main(arguments) == 0 and made == cases[1:]
+    assert rest.main(["verdict", *arguments[1:]]) == 0
+    assert "2 of 2 networks" in capsys.readouterr().out
