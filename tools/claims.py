@@ -1,9 +1,9 @@
-"""The page of claims: writes book/claims.md from the ledger book/claims.yml, and checks the ledger.
+"""The pages of claims: writes book/claims.md and book/map.md, and checks the ledger.
 
-    python -m tools.claims            write the page
+    python -m tools.claims            write the pages
     python -m tools.claims --check    write nothing
 
-Either way it fails where the ledger is not true, or where the page is not what the ledger says.
+Either way it fails where the ledger book/claims.yml is not true, or a page not what it says.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tools import claim_map
 from tools.ledger import (
     ADDED,
     AS_THE_PAPER_SAYS,
@@ -115,14 +116,17 @@ def main(argv: list[str] | None = None) -> int:
         "--check", action="store_true", help="fail on a stale page or an untrue entry"
     )
     check_only = parser.parse_args(argv).check
-    claims, page = load(ROOT / "book/claims.yml"), ROOT / "book/claims.md"
+    claims = load(ROOT / "book/claims.yml")
+    pages = {"book/claims.md": render(claims), "book/map.md": claim_map.render(claims, ROOT)}
     if not check_only:
-        page.write_text(render(claims), encoding="utf-8")
-    found = problems(claims, ROOT)
-    if page.read_text(encoding="utf-8") != render(claims):
-        found.append(
-            "book/claims.md is not what book/claims.yml says: run `python -m tools.claims`"
-        )
+        for name, text in pages.items():
+            (ROOT / name).write_text(text, encoding="utf-8")
+    found = problems(claims, ROOT) + claim_map.problems(claims, ROOT)
+    found += [
+        f"{name} is not what book/claims.yml says: run `python -m tools.claims`"
+        for name, text in pages.items()
+        if (ROOT / name).read_text(encoding="utf-8") != text
+    ]
     print("\n".join(found) or f"the ledger holds: {len(claims)} entries")
     return 1 if found else 0
 

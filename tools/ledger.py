@@ -60,12 +60,18 @@ class Claim:
     checks: tuple[str, ...] = ()
     outcome: str = ""
     care: str = ""
+    short: str = ""
+    needs: tuple[str, ...] = ()
+    from_: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 def load(path: Path) -> list[Claim]:
     """Read the ledger; an unknown or missing field is a TypeError."""
     entries: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
     for entry in entries:
+        if "from" in entry:
+            entry["from_"] = entry.pop("from")
         entry.update({k: tuple(v) for k, v in entry.items() if isinstance(v, list)})
     return [Claim(**entry) for entry in entries]
 
@@ -79,6 +85,7 @@ class Block(NamedTuple):
     kind: str
     label: str
     body: str
+    title: str = ""
 
 
 # The syntax of MyST that the ledger looks for: directives, formulas with a label, targets.
@@ -108,7 +115,8 @@ def directive(token: Token) -> Block | None:
     while lines and lines[0].lstrip().startswith(":"):
         option, _, value = lines.pop(0).lstrip()[1:].partition(":")
         label = value.strip() if option == "label" else label
-    return Block(name[1:], label, "\n".join(lines).strip())
+    title = token.info.partition("}")[2].strip()
+    return Block(name[1:], label, "\n".join(lines).strip(), title)
 
 
 def labels(text: str) -> Iterator[str]:
@@ -161,6 +169,45 @@ def find_test(tree: ast.AST, names: list[str]) -> ast.AST | None:
         inside: list[ast.AST] = getattr(found, "body", [])
         found = next((node for node in inside if getattr(node, "name", None) == name), None)
     return found
+
+
+class Statement(NamedTuple):
+    """A theorem, proposition, corollary or lemma: where it is, and what its proof cites."""
+
+    path: str
+    kind: str
+    label: str
+    title: str
+    cites: tuple[str, ...]
+
+
+def statements(root: Path) -> dict[str, Statement]:
+    """All statements by their labels; a proof belongs to the one that it follows or names."""
+    found: dict[str, Statement] = {}
+    for notebook in sorted((root / "book").rglob("*.ipynb")):
+        path = notebook.relative_to(root).as_posix()
+        last = ""
+        for cell in cells(notebook, "markdown"):
+            for block in blocks("".join(cell["source"])):
+                if block.kind in STATEMENTS.values():
+                    last = block.label
+                    found[last] = Statement(path, block.kind, last, block.title, ())
+                elif block.kind == "prf:proof" and last:
+                    cites = re.findall(r"\{prf:ref\}`(?:[^`<]*<)?([\w-]+)>?`", block.body)
+                    named = re.match(r"of \{prf:ref\}`([\w-]+)`", block.body)
+                    owner = named.group(1) if named and named.group(1) in found else last
+                    others = (*found[owner].cites, *(c for c in cites if c != owner))
+                    found[owner] = found[owner]._replace(cites=tuple(dict.fromkeys(others)))
+    return found
+
+
+def ancestors(claims: list[Claim]) -> dict[str, set[str]]:
+    """For each claim all that it follows from, over any number of steps."""
+    above = {claim.id: set(claim.from_) for claim in claims}
+    for _ in claims:
+        for names in above.values():
+            names |= {further for name in names for further in above.get(name, ())}
+    return above
 
 
 # ---- what is untrue in the ledger ----
