@@ -58,6 +58,25 @@ def test_importing_the_library_is_light():
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
+def test_measuring_a_network_needs_torch_and_no_more():
+    """The extra `networks` is enough for who brings a network and data."""
+    script = """
+import sys
+for name in ("sklearn", "PIL", "tqdm", "pooch", "matplotlib", "sympy", "IPython", "joblib"):
+    sys.modules[name] = None  # what is not installed
+import torch
+from nclib.networks import report
+x = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+report(torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)),
+       [(x, torch.arange(40) % 2)])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.stdout.startswith("40 samples, 2 classes of 20, error 0."), result.stderr
+    assert PROJECT["optional-dependencies"]["networks"] == ["torch>=2.6"]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=map(name, MODULES))
 def test_heavy_packages_stay_where_they_belong(path):
     assert [p for p in imported(path) if p in HOMES and not name(path).startswith(HOMES[p])] == []

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from nclib._checks import positive_integer
 from nclib.networks.data.archives import (
@@ -354,6 +353,8 @@ def _decode(raw: bytes, name: str, shape: ImageShape | None) -> tuple[np.ndarray
     """The pixels (channels, height, width) of one image, and its format; the size is checked before
     decoding.
     """
+    from PIL import Image  # only who reads image files needs it
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

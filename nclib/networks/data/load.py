@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from nclib.networks.data.archives import CorruptData
 from nclib.networks.data.formats import (
@@ -135,6 +134,8 @@ def digits(per_class: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         >>> images.shape, labels[:5]
         ((30, 64), array([0, 0, 0, 1, 1]))
     """
+    from sklearn.datasets import load_digits  # nobody else who imports this package needs it
+
     images, labels = load_digits(return_X_y=True)
     smallest = int(np.bincount(labels).min())
     per_class = smallest if per_class is None else per_class
