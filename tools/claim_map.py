@@ -21,7 +21,7 @@ HYPOTHESES = {
     "no bias": "the last layer has no bias",
     "free bias": "the last layer has a bias without decay",
     "balanced": "all classes have the same number of samples",
-    "unequal classes": "they have not",
+    "unequal classes": "the classes have different numbers of samples",
     "global minimizer": "the point is a global minimizer",
     "certified": "the point passes the certificate, and so is a global minimizer",
     "nondegenerate": "the Hessian at the minimizer has no zero direction",
@@ -382,8 +382,8 @@ C: claims of the paper. E: its experiments. B: what this book adds.
 
 ## What holds for my setting?
 
-Answer what you know. The table keeps the claims that hold then; without scripts it shows all of
-them.
+Answer what you know. The table keeps the claims that need nothing else; without scripts it shows
+all of them.
 """
 
 BY_HYPOTHESIS = """\
@@ -438,7 +438,7 @@ SCRIPT = """\
     const excluded = new Set([...form.querySelectorAll("select")].flatMap((s) => list(s.value)));
     for (const row of rows) row.hidden = list(row.dataset.needs).some((n) => excluded.has(n));
     const left = rows.filter((row) => !row.hidden).length;
-    holding.textContent = `${left} of ${rows.length} claims hold.`;
+    holding.textContent = `${left} of ${rows.length} claims are left.`;
   };
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
