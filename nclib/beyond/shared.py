@@ -97,7 +97,8 @@ class Linked:
         objective: The value f.
         gradient_norm: Norm of the gradient in W relative to that of its terms; those in B and H are
             zero up to rounding.
-        certified: Whether no point has a smaller value.
+        ratio: Left side of the certificate of `nclib.beyond.kernel` over its right side, for the
+            kernel of both links.
         within: The map that turns deviations from the class means of the input into those of H,
             shape (d, d).
     """
@@ -107,8 +108,13 @@ class Linked:
     statistics: ClassStatistics
     objective: float
     gradient_norm: float
-    certified: bool
+    ratio: float
     within: np.ndarray
+
+    @property
+    def certified(self) -> bool:
+        """Whether the ratio is at most one, which proves that no point has a smaller value."""
+        return self.ratio <= 1 + SLACK
 
 
 def cost(
@@ -414,12 +420,12 @@ def linked(model: Model, lambda_B: float, stats: ClassStatistics) -> Linked:
         problem.moment + model.lambda_W / stats.K * np.eye(stats.d), problem.cross.T
     ).T
     best = _lowest(problem.function, _starts(ridge, STARTS), problem.certifies)
+    ratio = problem.ratio(best.point)
     W = best.point.reshape(ridge.shape)
     inner = problem.inner(W)
     within = inner.within @ stats.within @ inner.within.T
     features = ClassStatistics(stats.counts, inner.means, (within + within.T) / 2, stats.resolution)
-    certified = problem.certifies(best)
-    return Linked(W, inner.block, features, best.value, best.gradient_norm, certified, inner.within)
+    return Linked(W, inner.block, features, best.value, best.gradient_norm, ratio, inner.within)
 
 
 # ---- the data -----------------------------------------------------------------------------------
@@ -580,8 +586,12 @@ class _Link:
         return Evaluation(float(sum(terms)) / 2, sum(parts, np.zeros_like(W)).ravel(), size)
 
     def certifies(self, found: Bottom) -> bool:
-        r"""Whether :math:`EME^T/N` is at most lambda_W/K for M of the kernel of both links."""
-        model, stats, W = self.model, self.stats, found.point.reshape(self.cross.shape)
+        """Whether the point is certified."""
+        return self.ratio(found.point) <= 1 + SLACK
+
+    def ratio(self, point: np.ndarray) -> float:
+        r"""Norm of :math:`EME^T/N` over lambda_W/K, with M of the kernel of both links."""
+        model, stats, W = self.model, self.stats, point.reshape(self.cross.shape)
         inner = self.inner(W)
         spread = W @ inner.within
         E = W @ inner.means - np.eye(stats.K)
@@ -591,4 +601,4 @@ class _Link:
         weight = self.y / self.lambda_B + 1 / model.beta
         X = model.beta / (self.lambda_B * (1 + model.lambda_H * weight) * model.b)
         bound = residuals / model.b + (mixed * X) @ mixed.T
-        return bool(np.linalg.norm(bound, 2) <= model.lambda_W / stats.K * (1 + SLACK))
+        return float(np.linalg.norm(bound, 2)) * stats.K / model.lambda_W
