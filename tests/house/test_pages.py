@@ -1,6 +1,8 @@
 """The pages that are written by hand say what the code says."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -73,6 +75,17 @@ def test_the_readme_names_what_exists():
     paths += re.findall(r"\]\(((?!https:)[^)]+)\)", read("README.md"))
     assert len(paths) > 8
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_example_of_the_readme_can_be_pasted():
+    example = re.search(r"```python\n(.*?)```", read("README.md"), re.S)[1]
+    result = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    metrics, certified, after = result.stdout.splitlines()
+    assert certified == "True"
+    assert float(after) < float(metrics.split()[0])
 
 
 def test_every_citation_has_its_entry_and_every_entry_its_own_key():
