@@ -17,7 +17,7 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 .DEFAULT_GOAL := help
 # What the book shows; NCLIB_DATA must name a folder with the data (see book/running.md).
 SEEDS ?= 0 1 2
-.PHONY: help book test notebooks experiments lab serve bench lock lint clean browser-check text from-text
+.PHONY: help book pdf test notebooks experiments lab serve bench lock lint clean browser-check text from-text
 
 help:  ## this list
 	@echo "Perturbation Analysis of Neural Collapse"
@@ -40,6 +40,10 @@ book: .venv/installed  ## render the book to _build/html (warnings are errors)
 	@rm -rf _build
 	@$(BIN)/jupyter-book build -W -n --keep-going --all .
 	@echo "The book is ready. Open $(CURDIR)/_build/html/index.html"
+
+pdf: .venv/installed  ## the rendered book as one PDF, linked from its first page (needs Chromium)
+	@test -d _build/html || $(MAKE) --no-print-directory book
+	@$(BIN)/python tools/pdf.py
 
 test: .venv/installed  ## library tests and examples, and every notebook run anew and compared with what it stores
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tools import browser
 from tools.browser_check import DESKTOP
-from tools.sphinx_ext.lean import thin, trim
+from tools.sphinx_ext.lean import signature, thin, trim
 from tools.sphinx_ext.maths import Typesetter, compact
 
 needs_chromium = pytest.mark.skipif(
@@ -79,13 +79,26 @@ def test_a_thin_drawing_is_the_same_drawing(page):
     assert np.abs(before - after).max() <= 8  # a thousandth of a pixel changes a grey by a little
 
 
+def test_a_signature_of_many_lines_is_no_list_of_definitions():
+    entry = (
+        '<dt class="sig f"><span class="sig-paren">(</span>'
+        '<dl><dd><em><span class="n">x</span></em>,</dd></dl><span class="sig-paren">)</span></dt>'
+    )
+    lines = '<span class="sig-dl"><span class="sig-dd"><em>x</em>,</span></span>'
+    bracket = '<span class="sig-paren">{}</span>'
+    expected = bracket.format("(") + lines + bracket.format(")")
+    assert signature(entry) == f'<dt class="sig f">{expected}</dt>'
+
+
 PAGE = """<link href="_static/maths.css" />
+<link rel="stylesheet" type="text/css" href="../_static/sphinx-thebe.css?v=4fa983c6" />
 <script defer src="../_static/scripts/fontawesome.js?digest=1"></script>
 <script src="../_static/searchtools.js"></script><script src="../searchindex.js"></script>
-<script src="../_static/book.js"></script>
+<script src="../_static/book.js"></script><link href="../_static/sphinx-design.min.css?v=1" />
 <summary aria-label="Toggle hidden content"><i class="fa-solid fa-sun"></i>Show</summary>
 <button class="a" aria-label="Search" b="c"><i></i><span>Search</span></button>
-<button class="a" aria-label="Search"><i></i></button>"""
+<button class="a" aria-label="Search"><i></i></button><code><span class="pre">x</span></code>
+<div role="list"><div role="doc-biblioentry"></div></div>"""
 STYLE = (
     '.fa-sun:before{content:"\\f185"}.fa-moon::before,.fa-night:before{content:"\\f186"}'
     '.fa-bug:before{content:"\\f188"}@font-face{src:url(../v/fa-solid-900.woff2) format("woff2"),'
@@ -121,9 +134,15 @@ def test_a_site_loses_what_it_does_not_use(tmp_path):
     trim(SimpleNamespace(outdir=tmp_path, builder=builder), None)
 
     page = (tmp_path / "page.html").read_text()
-    assert "fontawesome" not in page and "search" not in page.replace("Search", "")
+    assert (
+        "fontawesome" not in page
+        and "thebe" not in page
+        and "design" not in page
+        and "search" not in page.replace("Search", "")
+    )
     assert "book.js" in page and "maths.css?v=" in page and "<summary>" in page
     assert page.count('aria-label="Search"') == 1
+    assert "<code>x</code>" in page and page.count('role="listitem"') == 1
     assert "searchtools.js" in (tmp_path / "search.html").read_text()
     assert [path.name for path in (static / "scripts").iterdir()] == ["bootstrap.js"]
     css = (static / "styles/pydata-sphinx-theme.css").read_text()

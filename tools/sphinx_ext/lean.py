@@ -17,9 +17,13 @@ from sphinx.application import Sphinx
 # In all pages, also a name that a screen reader says instead of the words that everybody sees.
 REMOVED = [
     r'\s*<script[^>]*src="[^"]*/scripts/fontawesome\.js[^>]*></script>',
+    r'\s*<link[^>]*href="[^"]*sphinx-thebe\.css[^>]*>',
     r'(?<=<summary) aria-label="Toggle hidden content"',
     r' aria-label="Search"(?=[^>]*>\s*<i[^>]*></i>\s*<span)',
 ]
+# A name or a mark in a signature, each in elements of its own that have no look; words in code.
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+BARE = re.compile(r'<span class="(?:w|n|o|p|default_value)">([^<]*)</span>')
 SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
 UNUSED_FILES = ["**/*.map", "scripts/fontawesome*", "sphinx-thebe.*", "vendor/**/*.woff2"]
 ICON = re.compile(r"((?:\.fa-[a-z0-9-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
@@ -38,6 +42,13 @@ def drop_thebe(app: Sphinx) -> None:
     app.registry.css_files[:] = [
         item for item in app.registry.css_files if item[0] != "sphinx-thebe.css"
     ]
+
+
+# What tabs, cards and grids look like and do, which no page has.
+DESIGN = re.compile(
+    r'\s*<link[^>]*href="[^"]*sphinx-design\.min\.css[^>]*>'
+    r'|\s*<script[^>]*src="[^"]*design-tabs\.js[^>]*></script>'
+)
 
 
 def trim_icons(static: Path, used: set[str]) -> None:
@@ -61,6 +72,14 @@ def trim_icons(static: Path, used: set[str]) -> None:
         font.flavor = "woff"
         font.save(file.with_suffix(".woff"))
         file.unlink()
+
+
+def signature(entry: str) -> str:
+    """A signature in fewer elements; its lines are no list of definitions without terms."""
+    for name in ("dl", "dd"):
+        entry = entry.replace(f"<{name}>", f'<span class="sig-{name}">')
+        entry = entry.replace(f"</{name}>", "</span>")
+    return BARE.sub(r"\1", BARE.sub(r"\1", entry))
 
 
 def thin(svg: str) -> str:
@@ -95,6 +114,11 @@ def trim(app: Sphinx, exception: Exception | None) -> None:
         html = path.read_text(encoding="utf-8")
         for pattern in [*REMOVED, *([] if path.name == "search.html" else [SEARCH])]:
             html = re.sub(pattern, "", html)
+        html = re.sub(r'<span class="pre">([^<]*)</span>', r"\1", html)
+        if 'class="sd-' not in html:
+            html = DESIGN.sub("", html)
+        html = html.replace('role="doc-biblioentry"', 'role="listitem"')
+        html = SIGNATURE.sub(lambda entry: signature(entry[0]), html)
         html = html.replace('maths.css"', f'maths.css?v={maths}"')  # new glyphs, new address
         path.write_text(html, encoding="utf-8")
         used |= set(re.findall(r"\bfa-[a-z0-9-]+", html))

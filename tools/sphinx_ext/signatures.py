@@ -2,7 +2,7 @@
 
 Sphinx shows what an annotation means to Python, so that ``ArrayLike`` becomes five lines. Here the
 text of the source is shown, results list their public fields, and a type of this library links to
-its entry.
+its entry. Below the first sentence of an entry the rest is folded, so that the page is a list.
 """
 
 import ast
@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc, desc_content, desc_name, index, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -32,6 +32,13 @@ class Qualify(ast.NodeTransformer):
         return ast.parse(f"~{value.__module__}.{value.__qualname__}", mode="eval").body
 
 
+def unquoted(annotation: ast.expr) -> ast.expr:
+    """A type without the quotation marks that stand around a class not yet defined."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return ast.parse(annotation.value, mode="eval").body
+    return annotation
+
+
 def written(function: Callable) -> tuple[str, str | None]:
     """Arguments and result of a function, from its source."""
     function = inspect.unwrap(function)
@@ -43,8 +50,9 @@ def written(function: Callable) -> tuple[str, str | None]:
     qualify = Qualify(function.__globals__)
     for argument in ast.walk(arguments):
         if isinstance(argument, ast.arg) and argument.annotation:
-            argument.annotation = qualify.visit(argument.annotation)
-    result = ast.unparse(qualify.visit(definition.returns)) if definition.returns else None
+            argument.annotation = qualify.visit(unquoted(argument.annotation))
+    returns = definition.returns
+    result = ast.unparse(qualify.visit(unquoted(returns))) if returns else None
     return f"({ast.unparse(arguments)})", result
 
 
@@ -86,9 +94,28 @@ def leave_alone(
     return text if node["refdomain"] == "py" and "refexplicit" not in node else None
 
 
+def fold(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Fold what follows the first sentence of an entry; its methods stay in sight."""
+    for content in doctree.findall(desc_content):
+        names = list(content.parent.findall(desc_name))
+        rest = [part for part in content[1:] if not isinstance(part, (desc, index))]
+        if not rest or not names:
+            continue
+        for part in rest:
+            content.remove(part)
+        summary = f'Details<span class="visually-hidden"> of {names[0].astext()}</span>'
+        opening = f'<details class="entry"><summary>{summary}</summary>'
+        content[1:1] = [
+            nodes.raw("", opening, format="html"),
+            *rest,
+            nodes.raw("", "</details>", format="html"),
+        ]
+
+
 def setup(app: Sphinx) -> dict:
     """Register with Sphinx."""
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", skip_alias)
     app.connect("missing-reference", leave_alone)
+    app.connect("doctree-resolved", fold)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
