@@ -67,8 +67,8 @@ browser-check: .venv/installed  ## open every page of the rendered book in headl
 	@test -d _build/html || $(MAKE) --no-print-directory book
 	@$(BIN)/python tools/browser_check.py
 
-bench: .venv/installed  ## timings against what people use today
-	@OMP_NUM_THREADS=$(JOBS) OPENBLAS_NUM_THREADS=$(JOBS) MKL_NUM_THREADS=$(JOBS) $(BIN)/python -m benchmarks
+bench: .venv/installed  ## CPU times against what people use, for the book's page of benchmarks
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 text: .venv/installed  ## write each notebook as text to .text/, for editing
 	@$(BIN)/python tools/notebooks.py to-text

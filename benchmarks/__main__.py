@@ -1,9 +1,5 @@
-"""All benchmarks in turn: ``python -m benchmarks``; arguments such as --quick go to each."""
+"""The table of the book: ``python -m benchmarks``; the modules have more, one by one."""
 
-import runpy
-import sys
+from benchmarks.table import main
 
-for name in ("benchmarks.metrics", "benchmarks.solver", "benchmarks.training"):
-    print(f"\n{name}\n{'=' * len(name)}", flush=True)
-    sys.argv[0] = name
-    runpy.run_module(name, run_name="__main__")
+main()

@@ -17,7 +17,7 @@ from nclib import (
     trust_region_newton,
 )
 from nclib.foundations import search as search_module
-from nclib.foundations.search import _open, frame_start, search
+from nclib.foundations.search import _open, frame_start, is_certified, search
 from tests.foundations.oracle_model import (
     Dense,
     families,
@@ -355,3 +355,17 @@ def test_numbers_many_powers_of_ten_apart_end_without_an_error(seed):
     assert np.isfinite(solution.lower_bound)
     assert solution.lower_bound <= solution.objective * (1 + 1e-9)
     assert (solution.status is Status.NOT_CONVERGED) == (solution.gradient_norm > 1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_the_wrong_valley_is_never_certified_however_little_the_right_one_is_lower(size):
+    """One number: both signs of h are minima, and for small input J exceeds its limit by little."""
+    model = Model(1 / 8, 1 / 8, 1 / 16)
+    stats = ClassStatistics(np.array([1]), np.array([[size]]), np.zeros((1, 1)))
+    problem = ReducedProblem.from_statistics(model, stats)
+    wrong = trust_region_newton(problem, np.array([[-2.0]])).point
+    excess = -wrong.certificate / (model.lambda_W * model.b)
+    assert wrong.gradient_norm < 1e-12 and 0 < excess < size
+    assert not is_certified(wrong)
+    solution = minimize(model, stats)
+    assert solution.certified and solution.objective < wrong.value
