@@ -1,4 +1,4 @@
-"""The pages of claims: writes book/claims.md and book/map.md, and checks the ledger.
+"""The pages of claims: writes claims.md, new.md and map.md in book/, and checks the ledger.
 
     python -m tools.claims            write the pages
     python -m tools.claims --check    write nothing
@@ -95,6 +95,60 @@ def render(claims: list[Claim]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def new_row(claim: Claim) -> str:
+    """A row of the table of what is new: the claim, the first proof of it here, the verdict."""
+    proofs = [section_link(section) for section in claim.sections if is_statement(section)]
+    verdict, _, rest = claim.outcome.partition(":")
+    text = rest.strip().rstrip(".")
+    text = f"**{verdict.rstrip('.')}**" + (f": {text}" if text else "")
+    return f"| {claim_link(claim)} | {claim.title} | {proofs[0] if proofs else ''} | {text} |"
+
+
+def render_new(claims: list[Claim]) -> str:
+    """The page that says what is new here, theorem by theorem."""
+    head = "| | Claim | Proved in | Verdict |\n|---|---|---|---|"
+    by_place: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.id not in {*EXPERIMENTS, *BEYOND}:
+            by_place.setdefault(claim.where, []).append(claim)
+    parts = [NEW]
+    for where, group in by_place.items():
+        parts += [f"### {where}\n", head, *map(new_row, group), ""]
+    parts += ["## Beyond the paper\n", head]
+    parts += [new_row(claim) for claim in claims if claim.id in BEYOND and claim.outcome]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+NEW = """\
+<!-- Written by tools/claims.py from book/claims.yml. Edit that file, not this one. -->
+
+# How to read this book, and what is new here
+
+## Where to begin
+
+You need linear algebra up to the singular value decomposition, gradients and Hessians, and some
+Python with NumPy. The {doc}`glossary` has the other words, {doc}`notation` the letters. Most
+chapters open with the same {term}`one-number example`, small enough for paper.
+
+- **A student** reads Part I in order, then {doc}`perturbation/large_beta`,
+  {doc}`perturbation/central_path` and {doc}`perturbation/every_beta`, and does the exercises marked
+  *by hand, easy*.
+- **An expert** reads the tables below, follows their links, and then
+  {doc}`perturbation/response`, {doc}`perturbation/spectrum` and {doc}`perturbation/second_order`.
+- **A practitioner** reads {doc}`foundations/metrics`, {doc}`perturbation/knobs` and Part IV, which
+  measures trained networks.
+
+The chapters of Part II stand on {doc}`foundations/perturbed`. Of {doc}`foundations/unconstrained`
+they need {prf:ref}`thm-ufm-collapse` only. {doc}`perturbation/second_order` and
+{doc}`perturbation/knobs` need {doc}`perturbation/spectrum`.
+
+## What is new, theorem by theorem
+
+Every theorem of {cite:t}`tirer2023perturbation`, and what became of it here. The full statements,
+checks and warnings are in {doc}`claims`.
+"""
+
+
 INTRODUCTION = """\
 <!-- Written by tools/claims.py from book/claims.yml. Edit that file, not this one. -->
 
@@ -111,13 +165,17 @@ B1 and on.
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line says; gives the exit status."""
-    parser = argparse.ArgumentParser(description="Write the page of claims, or check the ledger.")
+    parser = argparse.ArgumentParser(description="Write the pages of claims, or check the ledger.")
     parser.add_argument(
         "--check", action="store_true", help="fail on a stale page or an untrue entry"
     )
     check_only = parser.parse_args(argv).check
     claims = load(ROOT / "book/claims.yml")
-    pages = {"book/claims.md": render(claims), "book/map.md": claim_map.render(claims, ROOT)}
+    pages = {
+        "book/claims.md": render(claims),
+        "book/new.md": render_new(claims),
+        "book/map.md": claim_map.render(claims, ROOT),
+    }
     if not check_only:
         for name, text in pages.items():
             (ROOT / name).write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.claims import ROOT, main, render
+from tools.claims import ROOT, main, render, render_new
 from tools.ledger import EXPECTED, Claim, claim_problems, load, problems
 
 LEDGER = load(ROOT / "book/claims.yml")
@@ -72,6 +72,15 @@ def test_the_page_is_what_the_ledger_says():
     page = (ROOT / "book/claims.md").read_text(encoding="utf-8")
     assert page == render(LEDGER), "run `python -m tools.claims`"
     assert main(["--check"]) == 0
+
+
+def test_the_page_of_what_is_new_names_every_theorem_and_its_verdict():
+    page = (ROOT / "book/new.md").read_text(encoding="utf-8")
+    assert page == render_new(LEDGER), "run `python -m tools.claims`"
+    rows = [line for line in page.splitlines() if line.startswith("| {ref}`")]
+    assert len(rows) == len([c for c in LEDGER if c.outcome and not c.id.startswith("E")])
+    changed = [replace(LEDGER[0], outcome="Corrected: it is otherwise."), *LEDGER[1:]]
+    assert "**Corrected**: it is otherwise |" in render_new(changed)
 
 
 def test_the_page_changes_with_every_field():
