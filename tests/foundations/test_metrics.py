@@ -535,3 +535,12 @@ def test_more_bad_arguments():
         measure(X3, Y3, W3[:0])
     with pytest.raises(TypeError, match="features must hold real numbers, not object"):
         measure(of(X3, Y3), Y3)
+
+
+def test_the_four_numbers_that_the_chapter_works_by_hand():
+    features, labels = np.array([[1.0], [3.0], [-1.0], [-3.0]]), np.array([0, 0, 1, 1])
+    stats = ClassStatistics.from_features(features, labels)
+    assert (stats.within.item(), stats.between.item()) == (1, 4)
+    assert (nc1(stats), nc1_trace(stats)) == pytest.approx((1 / 8, 1 / 4), rel=1e-14)
+    half = ClassStatistics.from_features((features + stats.means.T[labels]) / 2, labels)
+    assert (nc1(half), nc1_trace(half)) == pytest.approx((1 / 32, 1 / 16), rel=1e-14)
