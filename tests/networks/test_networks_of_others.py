@@ -592,6 +592,17 @@ def test_disagreement_among_chosen_classes():
         disagreement(network, batches(X), empty, "first", batchsize=3)
 
 
+def test_an_empty_class_is_nobodys_nearest():
+    """Its mean is stored as zero, and here zero lies nearer to half of the samples than theirs."""
+    network = nn.Sequential(nn.Identity(), nn.Linear(1, 3, bias=False)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[-1.0], [1.0], [0.0]]))
+    data = [(torch.tensor([[-1.0], [-0.2], [1.0], [0.2]]).double(), torch.tensor([0, 0, 1, 1]))]
+    found = probe(network, data, "0", num_classes=3).statistics
+    assert found["0"].counts.tolist() == [2, 2, 0]
+    assert disagreement(network, data, found, "0", num_classes=3) == {"0": 0.0}
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4, 1e8])
 def test_a_common_offset_costs_no_digits(offset):
     x = X.astype(float)
