@@ -369,3 +369,13 @@ def test_the_wrong_valley_is_never_certified_however_little_the_right_one_is_low
     assert not is_certified(wrong)
     solution = minimize(model, stats)
     assert solution.certified and solution.objective < wrong.value
+
+
+def test_a_point_that_is_not_stationary_is_never_certified():
+    """Under strong decay J is below its limit everywhere, and only one point is the minimum."""
+    stats = ClassStatistics(np.array([2, 2]), np.eye(3, 2), np.eye(3))
+    problem = ReducedProblem.from_statistics(Model(2.0, 2.0, 1.0), stats)
+    start = problem.at(np.zeros((2, 3)))
+    assert start.certificate > 0 and start.gradient_norm > 0.1
+    assert not is_certified(start)
+    assert is_certified(trust_region_newton(problem, start.W).point)
