@@ -75,3 +75,22 @@ def test_every_public_class_names_its_fields(name):
         for entry in names.split(", ")
     }
     assert [field for field in own_fields(cls) if field not in said] == []
+
+
+def tables(text):
+    """The tables of the page of letters, by heading: symbols of each."""
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        heading, _, body = section.partition("\n")
+        cells = re.findall(r"^\| (\$.*?\$) \|", body, re.M)
+        yield heading, [symbol for cell in cells for symbol in re.split(r",\\ ", cell.strip("$"))]
+
+
+def test_no_letter_has_two_meanings_in_one_table():
+    text = (ROOT / "book" / "notation.md").read_text(encoding="utf-8")
+    found = dict(tables(text))
+    assert len(found) > 6 and "K" in found["Features, labels, statistics"]
+    twice = {
+        heading: sorted({symbol for symbol in symbols if symbols.count(symbol) > 1})
+        for heading, symbols in found.items()
+    }
+    assert {heading: symbols for heading, symbols in twice.items() if symbols} == {}
