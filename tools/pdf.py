@@ -168,7 +168,10 @@ def with_titles(pdf: bytes, titles: list[str], title: str) -> bytes:
     def mend(item: object) -> None:
         while item is not None:
             entry = item.get_object()  # type: ignore[attr-defined]
-            text = known.get(re.sub(r"\s", "", entry.get("/Title", "")))
+            words = re.sub(r"\s", "", entry.get("/Title", ""))
+            # Chromium writes the words of some headings twice.
+            half = words[: len(words) // 2]
+            text = known.get(half if half + half == words else words)
             if text:
                 entry[NameObject("/Title")] = TextStringObject(text)
             mend(entry.get("/First"))
@@ -186,8 +189,9 @@ def front_page(html: str) -> str:
     """The title and what edition this is."""
     title = re.search(r"<title>(.*?)</title>", html, re.DOTALL)
     edition = re.search(r'<p class="edition">(.*?)</p>', html, re.DOTALL)
+    name = title[1].split(" — ")[-1] if title else ""
     return (
-        f'<div class="front"><p class="title">{title[1] if title else ""}</p>'
+        f'<div class="front"><p class="title">{name}</p>'
         f"<p>{edition[1] if edition else ''}</p>"
         "<p>Printed from the pages of the book. Each chapter is a notebook: code that is folded on "
         "its page is left out here.</p></div>"
@@ -230,6 +234,7 @@ def main() -> int:
     head = "".join(STYLES.findall(first)).replace('href="../', 'href="')
     chapters = [html for _, some in book for html in some]
     titles = [plain(title) for html in chapters for *_, title in HEADING.findall(html)]
+    titles += [part.title for part in order]
     front = front_page(first)
     sheets: dict[str, int] = {}
     for _ in range(2):
