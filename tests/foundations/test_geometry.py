@@ -208,6 +208,17 @@ def test_the_cut_lies_at_twice_what_rounding_can_do(name, common, large):
     assert value(3 * np.hypot(1, 1 / common)) > 0
 
 
+@pytest.mark.parametrize("apart", [1, 4, 12])
+@pytest.mark.parametrize("common", [0.1, -3e4])
+def test_means_that_the_sums_of_others_moved_apart_agree(apart, common):
+    """Equal means, computed elsewhere in float64, may differ by some units in the last place."""
+    means = common * np.array([[1.0, 1.0 + apart * np.finfo(float).eps], [2.0, 2.0]])
+    with pytest.raises(ValueError, match="all class means are equal"):
+        nc1(ClassStatistics(np.array([3, 3]), means, np.zeros((2, 2))))
+    means[0, 1] = common * (1 + 100 * np.finfo(float).eps)
+    assert nc1(ClassStatistics(np.array([3, 3]), means, np.zeros((2, 2)))) == 0
+
+
 @examples
 @given(st.integers(2, 5), st.integers(1, 5), st.integers(0, 99), st.sampled_from([1e3, 1e8, 1e12]))
 def test_a_large_component_in_float64_hides_nothing_either(K, d, seed, size):
