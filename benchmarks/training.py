@@ -148,7 +148,7 @@ def by_features(network: nn.Module, samples: Samples) -> list[float]:
     parts: dict[str, list[torch.Tensor]] = {point.name: [] for point in points}
 
     def keep(name: str, output: torch.Tensor) -> None:
-        parts[name].append(as_features(name, output, None, None).clone())
+        parts[name].append(as_features(name, output, None, None).h.clone())
 
     with evaluating(network), watching(points, keep):
         for index in torch.arange(len(samples), device=samples.device).split(500):

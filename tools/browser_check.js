@@ -84,7 +84,10 @@ function inspect(phone) {
 
   return {
     findings, wide, bytes, formulas: math.length,
-    links: [...document.querySelectorAll("a[href]")].map((a) => a.href),
+    links: [...document.querySelectorAll("a[href]")].map((a) =>
+      // a link in a drawing has an animated address
+      typeof a.href === "string" ? a.href : new URL(a.href.baseVal, document.baseURI).href
+    ),
     ids: [...document.querySelectorAll("[id], a[name]")].map((e) => e.id || e.getAttribute("name")),
   };
 }

@@ -365,6 +365,14 @@ sys.exit(main(sys.argv[1:]))
 COMMAND = ("run", "end-to-end", "--only", "mlp-digits", "--device", "cpu", "--out")
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """What starts the tests in the background may have them ignore Ctrl-C, and their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def child(folder, *options, **how):
     """The program in a process of its own, each epoch taking a while; it is in its first epochs."""
     process = subprocess.Popen(
