@@ -31,12 +31,13 @@ class Batch(NamedTuple):
     K: int
 
     def outputs(self, network: nn.Module) -> Any:
-        """What the network puts out."""
-        if isinstance(self.inputs, Mapping):
-            return network(**self.inputs)
-        if isinstance(self.inputs, tuple):
-            return network(*self.inputs)
-        return network(self.inputs)
+        """What the network puts out; it gets a copy, for it may change its input in place."""
+        inputs = _copied(self.inputs)
+        if isinstance(inputs, Mapping):
+            return network(**inputs)
+        if isinstance(inputs, tuple):
+            return network(*inputs)
+        return network(inputs)
 
 
 class Batches:
@@ -201,6 +202,17 @@ def _moved(inputs: Any, device: torch.device) -> Any:
         return {key: _moved(value, device) for key, value in inputs.items()}
     if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
         return tuple(_moved(value, device) for value in inputs)
+    return inputs
+
+
+def _copied(inputs: Any) -> Any:
+    """Inputs whose tensors share no memory with those given."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.clone()
+    if isinstance(inputs, Mapping):
+        return {key: _copied(value) for key, value in inputs.items()}
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
+        return tuple(_copied(value) for value in inputs)
     return inputs
 
 

@@ -174,7 +174,7 @@ def _choose(
         return _Chosen(places, set(), None, notes)
     features = look.features.get(last.name)
     same = {p.name for p in places if _equal(look.features.get(p.name), features)}
-    weights = last.module.get_parameter("weight").detach().double().cpu().numpy()
+    weights = torch.as_tensor(last.module.weight).detach().double().cpu().numpy()
     return _Chosen(places, same, weights, notes)
 
 

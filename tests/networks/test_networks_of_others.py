@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from nclib import Model, fit, minimize, nc1, nc1_trace
-from nclib.networks import Samples, disagreement, features, probe
+from nclib.networks import Samples, disagreement, features, probe, report
 from nclib.networks.hooks import inner
 from tests.networks.networks_of_others import (
     CHANGES,
@@ -639,3 +639,45 @@ def test_a_message_names_the_first_layers_only():
     network = nn.Sequential(*(nn.Linear(12, 12) for _ in range(50)))
     with pytest.raises(ValueError, match=re.escape("18, 19, ....")):
         probe(network, batches(X), "fc")
+
+
+# ---- what changes its own input, and weights that are computed ----------------------------------
+
+
+class Standardizing(nn.Module):
+    """It standardizes its input in place, as some preprocessing does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x.sub_(3.0).div_(0.2)
+        return self.last(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_an_input_that_is_changed_in_place_is_fed_as_it_was(listed):
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 4
+    x = torch.randn(120, 6, generator=rng) + y[:, None]
+    batches = [(x[i : i + 32].clone(), y[i : i + 32]) for i in range(0, 120, 32)]
+    torch.manual_seed(1)
+    network = Standardizing()
+    right = torch.relu(network.first((x - 3) / 0.2)).detach().numpy()
+    data = batches if listed else DataLoader(TensorDataset(x, y), 32)
+    for _ in range(2):
+        np.testing.assert_allclose(features(network, data), right, rtol=1e-4, atol=1e-4)
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), x)
+
+
+def test_a_last_layer_whose_weights_are_computed_is_reported(capsys):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    y = torch.arange(40) % 4
+    data = [(torch.randn(40, 6) + y[:, None], y)]
+    plain = report(network, data)
+    network[2] = nn.utils.parametrizations.weight_norm(network[2])
+    computed = report(network, data)
+    capsys.readouterr()
+    assert computed[-1]["nc3"] == pytest.approx(plain[-1]["nc3"], rel=1e-5)
