@@ -192,28 +192,30 @@ def _labels(labels: Any) -> torch.Tensor:
     return y.long()
 
 
+def _mapped(inputs: Any, change: Callable[[Any], Any]) -> Any:
+    """Inputs with every part changed, inside dictionaries and tuples too."""
+    if isinstance(inputs, Mapping):
+        return {key: _mapped(value, change) for key, value in inputs.items()}
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
+        return tuple(_mapped(value, change) for value in inputs)
+    return change(inputs)
+
+
 def _moved(inputs: Any, device: torch.device) -> Any:
     """Inputs on a device, wherever there is a tensor or an array in them."""
-    if isinstance(inputs, np.ndarray):
-        inputs = as_tensor(inputs)
-    if hasattr(inputs, "to"):  # a tensor, or what holds tensors and can move itself
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {key: _moved(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
-        return tuple(_moved(value, device) for value in inputs)
-    return inputs
+
+    def move(part: Any) -> Any:
+        if isinstance(part, np.ndarray):
+            part = as_tensor(part)
+        # A tensor, or what holds tensors and can move itself.
+        return part.to(device) if hasattr(part, "to") else part
+
+    return _mapped(inputs, move)
 
 
 def _copied(inputs: Any) -> Any:
     """Inputs whose tensors share no memory with those given."""
-    if isinstance(inputs, torch.Tensor):
-        return inputs.clone()
-    if isinstance(inputs, Mapping):
-        return {key: _copied(value) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
-        return tuple(_copied(value) for value in inputs)
-    return inputs
+    return _mapped(inputs, lambda part: part.clone() if isinstance(part, torch.Tensor) else part)
 
 
 def in_words(value: Any) -> str:

@@ -373,10 +373,10 @@ def interrupts_are_heard():
     signal.signal(signal.SIGINT, before)
 
 
-def child(folder, *options, **how):
-    """The program in a process of its own, each epoch taking a while; it is in its first epochs."""
+def started(*arguments, **how):
+    """Python in a process of its own, which has said that its first epoch is over."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *COMMAND, str(folder), *options],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -386,6 +386,11 @@ def child(folder, *options, **how):
     )
     assert "epoch 1 of" in process.stdout.readline()
     return process
+
+
+def child(folder, *options, **how):
+    """The program in a process of its own, each epoch taking a while; it is in its first epochs."""
+    return started("-c", CHILD, *COMMAND, str(folder), *options, **how)
 
 
 @pytest.fixture(scope="module")
@@ -484,15 +489,7 @@ def test_one_run_that_fails_does_not_stop_the_others(tmp_path, capfd):
 def test_signals_and_limits_reach_all_runs(tmp_path, capfd):
     command = ["run", "weight-decay", "--out", str(tmp_path), "--jobs", "2", "--device", "cpu"]
     assert main([*command, "--time-limit", "0"]) == 3
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nclib.networks", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert "epoch 1 of" in process.stdout.readline()
+    process = started("-m", "nclib.networks", *command)
     process.terminate()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143
