@@ -144,8 +144,9 @@ def weight_decay(scale: str) -> Iterator[Run]:
         small = replace(recipe, epochs=4, batch_size=50, drops=(3,))
         run = replace(run, dataset="digits", width=2, per_class=20, recipe=small)
     elif scale == "reduced":
-        small = replace(recipe, epochs=60, batch_size=20, weight_decay=2e-3, drops=(30, 45))
+        small = replace(recipe, epochs=60, batch_size=20, weight_decay=5.5e-3, drops=(30, 45))
         run = replace(run, width=8, per_class=100, recipe=small)
+        run = replace(run, layers_at_end=5, keep_statistics=True)
     for loss, short in (("mse", "mse"), ("cross-entropy", "ce")):
         for name, (features, last) in DECAYS.items():
             w = run.recipe.weight_decay
