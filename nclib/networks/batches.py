@@ -83,11 +83,17 @@ class Batches:
             self.num_classes = len(self.classes)
         self._begun: tuple[Batch, Iterator[Batch]] | None = None
 
-    def first(self) -> Batch | None:
-        """The first batch, which a later iteration begins with; None if there is none."""
+    def first(self) -> Batch:
+        """The first batch, with which the next iteration begins.
+
+        Raises:
+            ValueError: There is none.
+        """
         batches = self._made()
         batch = next(batches, None)
-        self._begun = None if batch is None else (batch, batches)
+        if batch is None:
+            raise ValueError("data must hold samples, but there are none.")
+        self._begun = batch, batches
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -174,22 +180,34 @@ def _class_labels(classes: Sequence[int], num_classes: int | None) -> torch.Tens
 
 def _labels(labels: Any) -> torch.Tensor:
     """Labels as integers (B,) on the CPU."""
-    y = as_tensor(labels).detach().cpu()
+    try:
+        y = as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"labels must be integers, but they are {in_words(labels)}, of which PyTorch says: "
+            f"{error}."
+        ) from error
     if y.ndim != 1:
-        column = y.ndim == 2 and y.shape[1] == 1
         raise ValueError(
             f"labels must have shape (B,), one per sample, but their shape is {tuple(y.shape)}; "
-            + (
-                "say unpack=lambda batch: (batch[0], batch[1][:, 0])."
-                if column
-                else "for one-hot labels say unpack=lambda batch: (batch[0], batch[1].argmax(1))."
-            )
+            + _remedy(tuple(y.shape))
         )
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise TypeError(f"labels must be integers, but their type is {y.dtype}.")
     if len(y) and y.min() < 0:
         raise ValueError(f"labels must not be negative, but the label {int(y.min())} occurs.")
     return y.long()
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    """What to do about labels of this shape."""
+    if not shape:
+        return "data that yield one sample at a time become batches in a DataLoader."
+    if len(shape) == 2 and shape[1] == 1:
+        return "say unpack=lambda batch: (batch[0], batch[1][:, 0])."
+    if len(shape) == 2:
+        return "for one-hot labels say unpack=lambda batch: (batch[0], batch[1].argmax(1))."
+    return "say with unpack how a batch becomes inputs and one label for each sample."
 
 
 def _mapped(inputs: Any, change: Callable[[Any], Any]) -> Any:
@@ -226,5 +244,6 @@ def in_words(value: Any) -> str:
         return f"a dictionary with the keys {', '.join(map(repr, value))}"
     if isinstance(value, (tuple, list)):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return f"a {kind} of {len(value)}: {', '.join(map(in_words, value))}"
+        shown = ", ".join(map(in_words, value[:3])) + (", ..." if len(value) > 3 else "")
+        return f"a {kind} of {len(value)}: {shown}"
     return f"a value of type {type(value).__name__}"

@@ -15,8 +15,19 @@ INPUT = "input of "  # stands before a name where the input of that layer is mea
 
 
 def inner(network: nn.Module) -> nn.Module:
-    """The network inside what PyTorch wraps around one to compile it or to spread it."""
+    """The network inside what PyTorch wraps around one to compile it or to spread it.
+
+    Raises:
+        TypeError: It is no module, or a scripted one.
+    """
     while True:
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, but it is {in_words(network)}.")
+        if isinstance(network, torch.jit.ScriptModule):
+            raise TypeError(
+                "network must not be scripted, as PyTorch shows nothing of what goes on in such a "
+                "one; give the module of which it was made."
+            )
         if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
         elif isinstance(getattr(network, "_orig_mod", None), nn.Module):
@@ -74,6 +85,10 @@ def find(network: nn.Module, points: Points) -> list[Point]:
     found = [_find(network, None, point) for point in points]
     if not found:
         raise ValueError("points must name at least one layer, but there is none.")
+    names = [point.name for point in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"points must be all different, but {twice[0]!r} is there twice.")
     return found
 
 
@@ -82,7 +97,7 @@ def _find(network: nn.Module, name: str | None, point: Any) -> Point:
         return point
     if isinstance(point, str):
         layer = point.removeprefix(INPUT)
-        modules = dict(network.named_modules())
+        modules = dict(network.named_modules(remove_duplicate=False))  # tied ones by either name
         if layer not in modules or not layer:
             names = [key for key in modules if key]
             shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
@@ -151,12 +166,17 @@ def watching(points: Iterable[Point], seen: Callable[[str, Any], None]) -> Itera
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, in full precision: no TF32 where a GPU would use it.
 
-    Afterwards every module is in the mode in which it was. What was compiled runs uncompiled, so
-    that the hooks are seen.
+    Afterwards every module is in the mode in which it was, and so are PyTorch's random numbers on
+    the CPU, from which a DataLoader draws a seed whenever it is gone through. What was compiled
+    runs uncompiled, so that the hooks are seen.
     """
     training = [(module, module.training) for module in network.modules()]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        precision = torch.get_float32_matmul_precision()
+        stack.callback(torch.set_float32_matmul_precision, precision)
+        torch.set_float32_matmul_precision("highest")
         stack.enter_context(
             torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
         )
@@ -177,10 +197,12 @@ class Features(NamedTuple):
         h: Shape (B, d).
         resolution: Machine epsilon of the type that the layer put out: what pooling in a wider type
             makes of rounded numbers is no more exact than they are.
+        averaged: The shape of a sample if its positions were averaged here, else None.
     """
 
     h: torch.Tensor
     resolution: float
+    averaged: tuple[int, ...] | None = None
 
 
 def as_features(name: str, value: Any, select: Choice | None, pool: Choice | None) -> Features:
@@ -195,39 +217,81 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
 
     Raises:
         TypeError: There is no tensor, or not one of real numbers.
-        ValueError: It is not clear how the tensor becomes (B, d).
+        ValueError: It is not clear how the tensor becomes (B, d), or ``select`` or ``pool`` fails.
     """
     verb = "is" if name.startswith(INPUT) else "puts out"
     choose = _choice(select, name)
     if choose is not None:
-        value = choose(value)
+        value = applied("select", choose, value, f"{name} {verb}")
     if not isinstance(value, torch.Tensor):
         raise TypeError(
             f"{name} {verb} {in_words(value)}; say which tensor is meant, for instance with "
-            f"select={{{name!r}: lambda value: value{_key(value)}}}."
+            f"select={{{name!r}: lambda value: value{key_of(value)}}}."
         )
     if not value.is_floating_point():
         raise TypeError(f"{name} must put out floating-point numbers, but they are {value.dtype}.")
     resolution = torch.finfo(value.dtype).eps
+    averaged = None
     reduce = _choice(pool, name)
     if reduce is not None:
-        value = reduce(value)
+        value = applied("pool", reduce, value, f"{name} {verb}")
     elif value.ndim == 4:
+        averaged = tuple(value.shape[1:]) if value.shape[2:] != (1, 1) else None
+        if averaged and averaged[0] == averaged[1] != averaged[2]:
+            raise ValueError(
+                f"{name} {verb} {in_words(value)}, where the channels may be the first or the last "
+                f"of {averaged}; say with pool={{{name!r}: lambda h: h.mean((1, 2))}} if they are "
+                "the last, with h.mean((2, 3)) if the first."
+            )
         value = value.mean((2, 3)) if value.element_size() > 2 else value.float().mean((2, 3))
     if not isinstance(value, torch.Tensor) or value.ndim != 2:
         raise ValueError(
             f"{name} {verb} {in_words(value)}, which must become (B, d); say how, for instance "
             f"with pool={{{name!r}: lambda h: {_pooling(value)}}}."
         )
-    return Features(value, max(resolution, torch.finfo(value.dtype).eps))
+    return Features(value, max(resolution, torch.finfo(value.dtype).eps), averaged)
+
+
+def applied(argument: str, function: Callable[[Any], Any], value: Any, where: str) -> Any:
+    """What a function given as an argument makes of a value.
+
+    Raises:
+        ValueError: The function fails; the message names the argument and the value.
+    """
+    try:
+        return function(value)
+    except Exception as error:
+        hint = "" if argument == "scores" else f"; {argument} can be a dictionary by points"
+        raise ValueError(
+            f"{argument} fails where {where} {in_words(value)}: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}{hint}."
+        ) from error
+
+
+def require_known(reading: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise ValueError if ``select`` or ``pool`` has a key that names no point."""
+    names = list(names)
+    for argument in ("select", "pool"):
+        choice = reading.get(argument)
+        unknown = [key for key in choice if key not in names] if isinstance(choice, Mapping) else []
+        if unknown:
+            raise ValueError(
+                f"{argument} has the key {unknown[0]!r}, but the points are {', '.join(names)}."
+            )
 
 
 def _choice(choice: Choice | None, name: str) -> Callable[[Any], Any] | None:
     return choice.get(name) if isinstance(choice, Mapping) else choice
 
 
-def _key(value: Any) -> str:
-    return f"[{next(iter(value))!r}]" if isinstance(value, Mapping) and value else "[0]"
+def key_of(value: Any) -> str:
+    """How to take the first tensor from a tuple or a dictionary."""
+    if isinstance(value, Mapping):
+        items: list[tuple[Any, Any]] = list(value.items())
+    else:
+        items = list(enumerate(value)) if isinstance(value, (tuple, list)) else []
+    tensors = [key for key, part in items if isinstance(part, torch.Tensor)]
+    return f"[{(tensors or [key for key, _ in items] or [0])[0]!r}]"
 
 
 def _pooling(value: Any) -> str:

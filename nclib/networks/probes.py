@@ -17,13 +17,16 @@ from nclib.networks.hooks import (
     Features,
     Point,
     Points,
+    applied,
     as_features,
     classifier,
     device_of,
     evaluating,
     find,
     inner,
+    key_of,
     own_points,
+    require_known,
     watching,
 )
 from nclib.networks.running import Groups, RunningStatistics
@@ -81,9 +84,10 @@ def probe(
 
     Every feature enters the sums at the moment when its layer puts it out, so that a later
     operation in place changes nothing. The network runs in evaluation mode and in its own
-    floating-point type; afterwards each of its modules is in the mode in which it was. All sums are
-    in float64 on the network's device; the resolution of the statistics is that of the type in
-    which the layer puts out its features, also where these are pooled in a wider one.
+    floating-point type; afterwards each of its modules is in the mode in which it was, and
+    PyTorch's random numbers on the CPU go on as if nothing had been measured. All sums are in
+    float64 on the network's device; the resolution of the statistics is that of the type in which
+    the layer puts out its features, also where these are pooled in a wider one.
 
     Under several processes each measures its own share: of ``Samples`` the share is made here, any
     other data must be shared out already, as a ``DistributedSampler`` does (which repeats samples
@@ -101,8 +105,10 @@ def probe(
             labels are left out.
         select: Takes the tensor of features from what a layer puts out, where that is a tuple or a
             dictionary: one function, or one for each name.
-        pool: Makes features (B, d) of such a tensor. By default images (B, channels, height, width)
-            are averaged over the positions, and other shapes are refused.
+        pool: Makes features (B, d) of such a tensor, for all points or by name. By default images
+            (B, channels, height, width) are averaged over the positions, and other shapes are
+            refused. Say ``pool=lambda h: h.mean((1, 2))`` where the channels are the last axis:
+            PyTorch does not show where they are.
         unpack: Makes a pair (inputs, labels) of what ``data`` yields. Inputs are a tensor, a tuple
             of arguments, or a dictionary of named arguments.
         scores: Takes the scores (B, K) from what the network puts out, where that is no tensor.
@@ -110,10 +116,11 @@ def probe(
         batch_size: Samples per batch at most, where data are ``Samples``.
 
     Raises:
-        TypeError: A layer puts out no tensor, the labels are no integers, or a batch is no pair.
+        TypeError: The network is no module or a scripted one, a layer puts out no tensor, the
+            labels are no integers, or a batch is no pair.
         ValueError: There is no such layer; it is called more than once in a pass or not at all; its
-            outputs are not (B, d) or are not finite; labels are out of range, or a class is
-            missing.
+            outputs are not (B, d) or are not finite; ``select``, ``pool`` or ``scores`` fails or
+            has the name of no point; labels are out of range, or a class is missing.
 
     Examples:
         >>> from torch import nn
@@ -133,14 +140,36 @@ def probe(
         "select": select,
         "pool": pool,
         "unpack": unpack,
+        "scores": scores,
         "batch_size": batch_size,
     }
     network = inner(network)
     batches = batches_for(network, data, reading)
+    with evaluating(network):
+        places = _places(network, batches, points)
+        return collect(network, batches, places, reading, keep_scores=keep_scores)
+
+
+def collect(
+    network: nn.Module,
+    batches: Batches,
+    places: list[Point],
+    reading: Reading,
+    *,
+    keep_scores: bool,
+) -> Probe:
+    """What ``probe`` returns, for batches that may have been begun.
+
+    Args:
+        network: The network, not wrapped.
+        batches: What it is fed.
+        places: The points to measure.
+        reading: How data and outputs are read.
+        keep_scores: Whether the scores are kept.
+    """
     kept_scores: list[torch.Tensor] = []
     kept_labels: list[torch.Tensor] = []
     with evaluating(network):
-        places = _places(network, batches, points)
         sums = {place.name: RunningStatistics(batches.device) for place in places}
         groups = Groups.none()
 
@@ -156,7 +185,7 @@ def probe(
             kept = batch.labels >= 0
             kept_labels.append(batch.labels[kept].to(batches.device))
             if keep_scores:
-                found = _scores(output, scores)
+                found = _scores(output, reading.get("scores"))
                 if found is not None:
                     kept_scores.append(found[kept.to(found.device)])
 
@@ -193,8 +222,9 @@ def disagreement(
         A share between 0 and 1 for each name.
 
     Raises:
-        TypeError: The network puts out no scores (N, K), or as for ``probe``.
-        ValueError: As for ``probe``.
+        TypeError: The network puts out no scores (N, K), one for each class at least, or as for
+            ``probe``.
+        ValueError: There are no samples, or as for ``probe``.
 
     Examples:
         >>> from nclib.networks import MLP, digits, disagreement, probe
@@ -202,7 +232,13 @@ def disagreement(
         >>> disagreement(network, data, probe(network, data).statistics)
         {'layer 1': 0.9}
     """
-    return decisions(network, data, statistics, points, **reading).disagreement
+    decided = decisions(network, data, statistics, points, **reading)
+    if decided.number == 0:
+        raise ValueError(
+            "data must hold samples, but there are none; what can be gone through only once may "
+            "have been gone through before."
+        )
+    return decided.disagreement
 
 
 class Decisions(NamedTuple):
@@ -211,10 +247,14 @@ class Decisions(NamedTuple):
     Attributes:
         disagreement: NC4 of each layer, by name.
         error: The share of samples whose label is another one.
+        number: The number of samples; if it is zero, the shares are NaN.
+        among: Among how many classes the network decides.
     """
 
     disagreement: dict[str, float]
     error: float
+    number: int
+    among: int
 
 
 def decisions(
@@ -235,6 +275,7 @@ def decisions(
     nearest: dict[str, torch.Tensor] = {}
     number = torch.zeros((), dtype=torch.int64, device=batches.device)
     errors = torch.zeros_like(number)
+    among = 0
     with evaluating(network):
         places = _places(network, batches, points)
         centers = {place.name: _Centers.of(statistics[place.name]) for place in places}
@@ -245,14 +286,23 @@ def decisions(
             nearest[name] = centers[name].nearest(found.h)
 
         def compare(batch: Batch, output: Any) -> None:
+            nonlocal among
             found = _scores(output, scores)
             if found is None:
                 raise TypeError(
-                    f"the network puts out {in_words(output)}, but NC4 needs scores (N, K); say "
-                    "with scores=lambda output: output[0] where they are."
+                    f"the network puts out {in_words(output)}, but NC4 needs scores (N, K); say, "
+                    f"for instance, scores=lambda output: {_guess(output)}."
+                )
+            used = batch.labels if batches.classes is None else batches.classes
+            most = int(used.max()) if len(used) else -1
+            if most >= found.shape[1]:
+                raise TypeError(
+                    f"the network has scores for {found.shape[1]} classes, but there is a class "
+                    f"{most}, and NC4 needs a score for each."
                 )
             if batches.classes is not None:
                 found = found[:, batches.classes.to(found.device)]
+            among = found.shape[1]
             decision = found.argmax(1)
             labels = batch.labels.to(decision.device)
             kept = labels >= 0
@@ -264,7 +314,7 @@ def decisions(
         _run(network, batches, places, reading, find_nearest, end=compare)
     counts = parallel.total(torch.stack([number, errors, *wrong.values()])).double()
     error, *shares = (counts[1:] / counts[0]).tolist()
-    return Decisions(dict(zip(wrong, shares, strict=True)), error)
+    return Decisions(dict(zip(wrong, shares, strict=True)), error, int(counts[0]), among)
 
 
 def features(
@@ -299,8 +349,6 @@ def features(
     parts: list[torch.Tensor] = []
     with evaluating(network):
         batch = batches.first()
-        if batch is None:
-            raise ValueError("data must hold samples, but there are none.")
         places = [classifier(network, batch)] if point is None else find(network, point)
 
         def keep(name: str, found: Features, batch: Batch) -> None:
@@ -371,10 +419,7 @@ def _places(network: nn.Module, batches: Batches, points: Points | None) -> list
     own = own_points(network)
     if own:
         return find(network, own)
-    batch = batches.first()
-    if batch is None:
-        raise ValueError("data must hold samples, but there are none.")
-    return [classifier(network, batch)]
+    return [classifier(network, batches.first())]
 
 
 def _run(
@@ -398,6 +443,7 @@ def _run(
         begin: Called before a batch is put in.
         end: Called when the network has put out something for the batch.
     """
+    require_known(reading, [place.name for place in places])
     called: set[str] = set()
     current: list[Batch] = []
 
@@ -413,7 +459,8 @@ def _run(
         if len(found.h) != len(batch.labels):
             raise ValueError(
                 f"{name} puts out {len(found.h)} rows of features for {len(batch.labels)} labels; "
-                "say with pool how there is one row for each."
+                "a batch holds one label for each sample, and pool= can make one row of features "
+                "for each."
             )
         use(name, found, batch)
 
@@ -435,9 +482,18 @@ def _run(
 def _scores(output: Any, choose: Callable[[Any], torch.Tensor] | None) -> torch.Tensor | None:
     """The scores (B, K) in what a network puts out, if they can be found."""
     if choose is not None:
-        output = choose(output)
+        output = applied("scores", choose, output, "the network puts out")
     elif not isinstance(output, torch.Tensor):
         output = output.get("logits") if isinstance(output, Mapping) else None
     if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[1] > 1:
         return output
     return None
+
+
+def _guess(output: Any) -> str:
+    """How the scores may be made of what a network puts out."""
+    if not isinstance(output, torch.Tensor):
+        return f"output{key_of(output)}"
+    if output.ndim == 2:  # one score for two classes
+        return "torch.cat([-output, output], 1)"
+    return "output.mean(1)" if output.ndim == 3 else "output.flatten(1)"

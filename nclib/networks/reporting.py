@@ -1,7 +1,7 @@
 """A table of all metrics, layer by layer, of any network."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO, Unpack
 
 import numpy as np
@@ -14,6 +14,7 @@ from nclib.foundations.statistics import ClassStatistics
 from nclib.networks import parallel
 from nclib.networks.batches import Batch, Batches, Data
 from nclib.networks.hooks import (
+    Features,
     Point,
     Points,
     as_features,
@@ -22,9 +23,10 @@ from nclib.networks.hooks import (
     find,
     inner,
     own_points,
+    require_known,
     watching,
 )
-from nclib.networks.probes import Reading, batches_for, decisions, probe
+from nclib.networks.probes import Decisions, Reading, batches_for, collect, decisions
 
 
 def report(
@@ -46,9 +48,9 @@ def report(
         data: As for ``probe``; it must be possible to go through them twice.
         points: As for ``probe``. By default ``network.points`` where a network has such a
             dictionary, else its parts up to the last linear layer, whose input is the last point.
-            A part that holds the last linear layer is replaced by its own parts. Left out is what
-            leaves the features as they are, what is called more than once, and what would need
-            ``select`` or ``pool``.
+            A part that holds the last linear layer is replaced by its own parts. Left out, and
+            named below the table, is what leaves the features as they are, what is called more than
+            once, and what would need ``select`` or ``pool``.
         file: Where the table goes; by default to the standard output.
         reading: ``num_classes``, ``classes``, ``select``, ``pool``, ``unpack``, ``scores`` and
             ``batch_size`` as for ``probe``.
@@ -59,7 +61,8 @@ def report(
 
     Raises:
         TypeError: As for ``probe``.
-        ValueError: As for ``probe``, or the data can be gone through only once.
+        ValueError: As for ``probe``, or the data are not the same in both passes, as where they can
+            be gone through only once.
 
     Examples:
         >>> import torch
@@ -84,20 +87,14 @@ def report(
     batches = batches_for(network, data, reading)
     with evaluating(network):
         chosen = _choose(network, batches, points, reading)
-    found = probe(network, data, chosen.points, keep_scores=False, **reading)
-    notes = list(chosen.notes)
-    nc4: dict[str, float] = {}
-    error = None
-    try:
-        nc4, error = decisions(network, data, found.statistics, chosen.points, **reading)
-    except TypeError as reason:
-        notes.append(f"NC4: {reason}")
+    reading = _for_points(reading, {point.name for point in chosen.points})
+    found = collect(network, batches, chosen.points, reading, keep_scores=False)
+    decided, on_decisions = _decided(network, data, found.statistics, chosen.points, reading)
+    weights, on_weights = _rows(chosen.weights, batches.classes)
+    notes = [*chosen.notes, *on_decisions, *on_weights]
     records = []
     for name, stats in found.statistics.items():
-        weights = chosen.weights if name in chosen.last else None
-        if weights is not None and batches.classes is not None:
-            weights = weights[batches.classes]
-        values, reasons = _metrics(stats, weights)
+        values, reasons = _metrics(stats, weights if name in chosen.last else None)
         notes += [f"{METRICS[metric]} of {name}: {reason}" for metric, reason in reasons.items()]
         records.append(
             {
@@ -106,13 +103,67 @@ def report(
                 "N": stats.N,
                 "K": stats.K,
                 **values,
-                "nc4": nc4.get(name),
+                "nc4": decided.disagreement[name] if decided else None,
             }
         )
     if parallel.rank() == 0:
         counts = next(iter(found.statistics.values())).counts
+        error = decided.error if decided else None
         _print(records, counts, error, notes, file or sys.stdout)
     return records
+
+
+def _decided(
+    network: nn.Module,
+    data: Data,
+    statistics: dict[str, ClassStatistics],
+    points: list[Point],
+    reading: Reading,
+) -> tuple[Decisions | None, list[str]]:
+    """The decisions in a second pass, where there are any, and notes on them.
+
+    Raises:
+        ValueError: The data are not the same in both passes.
+    """
+    stats = next(iter(statistics.values()))
+    try:
+        decided = decisions(network, data, statistics, points, **reading)
+    except TypeError as reason:
+        return None, [f"NC4: {reason}"]
+    if decided.number != stats.N:
+        raise ValueError(
+            f"data must be the same in both passes, but there were {stats.N:,} samples in the "
+            f"first and {decided.number:,} in the second; give a list or a DataLoader over a data "
+            "set that can be gone through twice."
+        )
+    if decided.among <= stats.K:
+        return decided, []
+    return decided, [
+        f"NC4, error: the network decides among {decided.among:,} classes, of which {stats.K:,} "
+        f"are measured; for its decision among these say classes=range({stats.K})."
+    ]
+
+
+def _rows(
+    weights: np.ndarray | None, classes: torch.Tensor | None
+) -> tuple[np.ndarray | None, list[str]]:
+    """The last layer's weights for the classes that are measured, and a note if they lack one."""
+    if weights is None or classes is None:
+        return weights, []
+    most = int(classes.max())
+    if most < len(weights):
+        return weights[classes], []
+    return None, [f"NC3: the last layer has {len(weights)} rows, but there is a class {most}."]
+
+
+def _for_points(reading: Reading, names: set[str]) -> Reading:
+    """The reading without what ``select`` and ``pool`` say of points that are left out."""
+    kept = reading.copy()
+    for argument in ("select", "pool"):
+        choice = reading.get(argument)
+        if isinstance(choice, Mapping):
+            kept[argument] = {key: choice[key] for key in choice if key in names}
+    return kept
 
 
 class _Chosen(NamedTuple):
@@ -136,12 +187,12 @@ class _Look(NamedTuple):
 
     Attributes:
         order: Names of the points as they are called.
-        features: Features (B, d) by name, those of the first call.
+        features: Features by name, those of the first call.
         reasons: By name, why a point cannot be measured.
     """
 
     order: list[str]
-    features: dict[str, torch.Tensor]
+    features: dict[str, Features]
     reasons: dict[str, str]
 
 
@@ -153,8 +204,6 @@ def _choose(
 ) -> _Chosen:
     """The layers to report, after a look at the first batch."""
     batch = batches.first()
-    if batch is None:
-        raise ValueError("data must hold samples, but there are none.")
     named = own_points(network) if points is None else points
     last = None
     try:
@@ -166,12 +215,16 @@ def _choose(
         places = find(network, named)
     else:
         places = [*_parts(network, last.module), last]
-    look = _look(network, batch, [*places, last] if named and last else places, reading)
+    require_known(reading, [place.name for place in places])
+    look = _look(network, batch, places, reading)
     notes: list[str] = []
     if not named and last is not None:
         places, notes = _worth_measuring(places, last, look)
+    notes += _averages(places, look)
     if last is None:
         return _Chosen(places, set(), None, notes)
+    if last.name not in look.features:  # the points were named, and it is none of them
+        look.features.update(_look(network, batch, [last], {}).features)
     features = look.features.get(last.name)
     same = {p.name for p in places if _equal(look.features.get(p.name), features)}
     weights = torch.as_tensor(last.module.weight).detach().double().cpu().numpy()
@@ -206,8 +259,8 @@ def _look(
             return
         look.order.append(name)
         try:
-            h, _ = as_features(name, value, reading.get("select"), reading.get("pool"))
-            look.features[name] = h.clone()
+            found = as_features(name, value, reading.get("select"), reading.get("pool"))
+            look.features[name] = found._replace(h=found.h.clone())
         except (TypeError, ValueError) as reason:
             look.reasons[name] = str(reason)
 
@@ -222,22 +275,45 @@ def _worth_measuring(
     """The parts up to the last linear layer that change the features, and notes on the others."""
     by_name = {place.name: place for place in places}
     kept: list[Point] = []
+    unchanged = []
     notes = []
     for name in look.order[: look.order.index(last.name) + 1]:
         if name in look.reasons and name != last.name:
             notes.append(f"left out: {look.reasons[name]}")
         elif not kept or not _equal(look.features.get(name), look.features.get(kept[-1].name)):
             kept.append(by_name[name])
+        elif name != last.name:
+            unchanged.append(name)
+    if unchanged:
+        notes.append(f"left out, as the features stay as they are: {_some(unchanged)}.")
     return kept, notes
 
 
-def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    """Whether features are the same up to the rounding of a mean over positions."""
-    if one is None or other is None or one.shape != other.shape:
+def _averages(places: Sequence[Point], look: _Look) -> list[str]:
+    """A note on the layers whose features are means over the last two axes."""
+    shapes = {p.name: look.features[p.name].averaged for p in places if p.name in look.features}
+    names = [f"{name} {shape}" for name, shape in shapes.items() if shape is not None]
+    return [f"averaged over the last two axes: {_some(names)}."] if names else []
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    """Names in a row, the first few if they are many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
+def _equal(one: Features | None, other: Features | None) -> bool:
+    """Whether two layers show the same features.
+
+    They do to all digits, but where the network averages over positions what was averaged here:
+    then they may differ by the rounding of a mean.
+    """
+    if one is None or other is None or one.h.shape != other.h.shape:
         return False
-    eps = max(torch.finfo(h.dtype).eps for h in (one, other))
-    distance = (one.double() - other.double()).abs().max()
-    return bool(distance <= 8 * eps * one.double().abs().max())
+    if (one.averaged is None) == (other.averaged is None):
+        return torch.equal(one.h, other.h)
+    eps = max(one.resolution, other.resolution)
+    distance = (one.h.double() - other.h.double()).abs().max()
+    return bool(distance <= 8 * eps * one.h.double().abs().max())
 
 
 def _metrics(
