@@ -135,8 +135,8 @@ chapters open with the same {term}`one-number example`, small enough for paper.
   *by hand, easy*.
 - **An expert** reads the tables below, follows their links, and then
   {doc}`perturbation/response`, {doc}`perturbation/spectrum` and {doc}`perturbation/second_order`.
-- **A practitioner** reads {doc}`foundations/metrics`, {doc}`perturbation/knobs` and Part IV, which
-  measures trained networks.
+- **A practitioner** reads {doc}`foundations/metrics`, {doc}`foundations/pitfalls`,
+  {doc}`perturbation/knobs` and Part IV, which measures trained networks.
 
 The chapters of Part II stand on {doc}`foundations/perturbed`. Of {doc}`foundations/unconstrained`
 they need {prf:ref}`thm-ufm-collapse` only. {doc}`perturbation/second_order` and
