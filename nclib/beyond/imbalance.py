@@ -16,6 +16,16 @@ A class with :math:`n_k \le \bar n\lambda_W\lambda_H` is dead: its weights and f
 (Dang et al., 2023). The others are orthogonal, and their lengths follow from :math:`\bar
 n\lambda_W\|w_k\|^2 = \lambda_Hn_k\|\bar h_k\|^2`.
 
+With L linear layers :math:`W = W_L\cdots W_1`, each with the decay :math:`\lambda_W`, the decays of
+a given product cost at least :math:`\frac{L+1}2(\bar n^L\lambda_W^L\lambda_H)^{1/(L+1)}
+\sum_i\sigma_i^{2/(L+1)}`. So :math:`Wh_{k,i} = z_k\mathbf 1_k`, where :math:`z_k` minimizes
+
+.. math::
+    (z-1)^2 + (L+1)\,c_k\,z^{2/(L+1)}, \qquad c_k = (\lambda_H\lambda_W^L/m_k^L)^{1/(L+1)} .
+
+For L > 1 this is zero if :math:`c_k^{L+1} > (L-1)^{L-1}/L^{2L}`, and otherwise the largest root of
+:math:`z^{L-1}(1-z)^{L+1} = c_k^{L+1}`, which is at least (L - 1)/L: a class dies by a jump.
+
 **Cross-entropy.** The loss of all samples of a class is least at one common feature, since it is
 convex. What is left is convex in the scores Z (K x K) of the means, with the singular values of
 :math:`Z\operatorname{diag}(\sqrt{n_k})`. So the minimal value is attained at scores with every
@@ -32,7 +42,7 @@ if :math:`n_g \le \bar n\lambda_W\lambda_H`, the same number as above. Otherwise
 such a threshold.
 """
 
-from math import exp, log, sqrt
+from math import exp, expm1, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -62,28 +72,86 @@ class TwoGroups(NamedTuple):
     leaks: tuple[float, float]
 
 
-def alive(model: Model, counts: ArrayLike) -> np.ndarray:
+def alive(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
     r"""Which classes survive without pull: those with :math:`n_k/\bar n > \lambda_W\lambda_H`.
 
     Under squared loss the weights and features of the others are zero. Under cross-entropy the
-    same number decides whether two or more classes of one size are told apart.
+    same number decides whether two or more classes of one size are told apart. With L > 1 linear
+    layers those survive under squared loss for which :math:`(n_k/\bar n)^L >
+    \lambda_H\lambda_W^LL^{2L}/(L-1)^{L-1}`.
 
     Args:
         model: The decays.
         counts: Samples per class, shape (K,), all positive.
+        layers: Number of linear layers L, each with the decay lambda_W.
 
     Returns:
         Booleans, shape (K,).
 
     Raises:
-        TypeError: The counts are not integers.
-        ValueError: A class has no samples.
+        TypeError: The counts or layers are not integers.
+        ValueError: A class has no samples, or layers is not positive.
 
     Examples:
         >>> alive(Model(0.5, 0.5), [90, 30, 10])
         array([ True,  True, False])
+        >>> alive(Model(0.2, 0.2), [90, 30, 10], layers=2)
+        array([ True,  True, False])
     """
-    return _strengths(model, counts) < 1
+    c = _strengths(model, counts, layers)
+    if layers == 1:
+        return c < 1
+    largest = (layers - 1) * log(layers - 1) - 2 * layers * log(layers)
+    return c < exp(largest / (layers + 1))
+
+
+def scores(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
+    r"""What a global minimizer under squared loss without pull makes of each class.
+
+    Samples of class k have the score :math:`z_k` for their own class and zero for the others:
+    :math:`(1-c_k)_+` for one linear layer, and for L > 1 zero or the largest root of
+    :math:`z^{L-1}(1-z)^{L+1} = c_k^{L+1}`. Where both are minimal it is zero.
+
+    Args:
+        model: The decays.
+        counts: Samples per class, shape (K,), all positive.
+        layers: Number of linear layers L, each with the decay lambda_W; all inner dimensions at
+            least K.
+
+    Returns:
+        Scores, shape (K,), between 0 and 1.
+
+    Raises:
+        TypeError: The counts or layers are not integers.
+        ValueError: A class has no samples, or layers is not positive.
+
+    Examples:
+        >>> scores(Model(0.2, 0.2), [90, 30, 10]).round(3)
+        array([0.861, 0.76 , 0.584])
+        >>> scores(Model(0.2, 0.2), [90, 30, 10], layers=2).round(3)
+        array([0.871, 0.714, 0.   ])
+    """
+    c = _strengths(model, counts, layers)
+    living = alive(model, counts, layers)
+    if layers == 1:
+        return np.where(living, 1 - c, 0.0)
+    return np.array([_score(x, layers) if on else 0.0 for x, on in zip(c, living, strict=True)])
+
+
+def _score(c: float, layers: int) -> float:
+    """The largest root z of z^(L-1) (1-z)^(L+1) = c^(L+1), for L > 1 and a living class."""
+    if c == 0:
+        return 1.0
+    power = (layers - 1) / (layers + 1)
+
+    # In the logarithm u of 1 - z the left side increases, up to the z at which a class dies.
+    def gap(u: float) -> float:
+        return u + power * log(-expm1(u)) - log(c)
+
+    death = -log(layers)
+    if gap(death) <= 0:  # rounding at the threshold
+        return 1 - 1 / layers
+    return -expm1(optimize.brentq(gap, log(c), death, xtol=1e-15, rtol=1e-15))
 
 
 def collapsed(
@@ -341,8 +409,9 @@ class _Groups:
         return 0.0, float(shift), self.leaks(0.0, shift)
 
 
-def _strengths(model: Model, counts: ArrayLike) -> np.ndarray:
-    """c_k of all classes, (K,)."""
+def _strengths(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
+    """c_k of all classes, (K,), for a number of linear layers."""
+    L = _checks.positive_integer("layers", layers)
     _checks.instance("model", model, Model)
     n = np.asarray(counts)
     if n.dtype.kind not in "iu":
@@ -351,4 +420,6 @@ def _strengths(model: Model, counts: ArrayLike) -> np.ndarray:
         raise ValueError(f"counts must be a list of K integers; the shape given is {n.shape}.")
     if n.min() <= 0:
         raise ValueError(f"counts must be positive, but class {int(np.argmin(n))} has {n.min()}.")
-    return np.sqrt(model.lambda_W * model.lambda_H * n.mean() / n)
+    if L == 1:
+        return np.sqrt(model.lambda_W * model.lambda_H * n.mean() / n)
+    return (model.lambda_H * (model.lambda_W * n.mean() / n) ** L) ** (1 / (L + 1))

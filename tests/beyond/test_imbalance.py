@@ -26,6 +26,102 @@ def repeated(means, counts):
     return means.T[y], y
 
 
+# ---- several linear layers ----------------------------------------------------------------------
+
+
+def plain_value(model, counts, layers, start):
+    """Least value of N f that BFGS finds in all variables from a start, and the scores there."""
+    n, K = np.array(counts), len(counts)
+
+    def value(v):
+        maps = v.reshape(layers + 1, K, K)
+        Z = np.linalg.multi_dot(maps[::-1])  # the first factor holds the means
+        loss = np.sum(n * np.sum((Z - np.eye(K)) ** 2, axis=0)) / 2
+        decays = n.mean() * model.lambda_W * np.sum(maps[1:] ** 2)
+        return loss + (decays + model.lambda_H * np.sum(n * np.sum(maps[0] ** 2, axis=0))) / 2, Z
+
+    found = scipy_minimize(lambda v: value(v)[0], start, method="BFGS", options={"gtol": 1e-9})
+    return found.fun, value(found.x)[1]
+
+
+@pytest.mark.parametrize(
+    "layers, lambdas, counts",
+    [
+        (1, (0.3, 0.3), [9, 3, 1]),
+        (2, (0.2, 0.2), [9, 3, 1]),
+        (2, (0.2, 0.2), [9, 4, 2]),
+        (2, (0.1, 0.3), [5, 5]),
+        (3, (0.15, 0.1), [6, 3]),
+        (3, (0.15, 0.1), [20, 1]),
+        (4, (0.1, 0.05), [3]),
+    ],
+)
+def test_several_linear_layers_against_all_variables(layers, lambdas, counts):
+    """The best of many starts has the value of the closed form, and no start is below it."""
+    model, n, K = Model(*lambdas), np.array(counts), len(counts)
+    z = imbalance.scores(model, counts, layers)
+    c = (model.lambda_H * (model.lambda_W * n.mean() / n) ** layers) ** (1 / (layers + 1))
+    expected = np.sum(n * ((z - 1) ** 2 + (layers + 1) * c * z ** (2 / (layers + 1)))) / 2
+    rng = np.random.default_rng(0)
+    starts = rng.standard_normal((10, (layers + 1) * K * K)) * rng.choice([0.4, 0.8, 1.2], (10, 1))
+    found = [plain_value(model, counts, layers, start) for start in starts]
+    best = min(found, key=lambda pair: pair[0])
+    assert min(value for value, _ in found) > expected - 1e-12
+    np.testing.assert_allclose(best[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(best[1], np.diag(z), atol=1e-5)
+
+
+@given(
+    layers=st.integers(1, 6),
+    counts=st.lists(st.integers(1, 1000), min_size=1, max_size=6),
+    lambdas=st.tuples(st.floats(1e-6, 3), st.floats(1e-6, 3)),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_score_is_the_best_number(layers, counts, lambdas):
+    """No number of a grid has a smaller cost; the equation holds; a living score is large."""
+    model, n = Model(*lambdas), np.array(counts)
+    z, living = (f(model, counts, layers) for f in (imbalance.scores, imbalance.alive))
+    c = (model.lambda_H * (model.lambda_W * n.mean() / n) ** layers) ** (1 / (layers + 1))
+
+    def cost(x):
+        return (x - 1) ** 2 + (layers + 1) * c * x ** (2 / (layers + 1))
+
+    grid = np.linspace(0, 1, 401)[:, None]
+    assert np.all(cost(z) <= cost(grid).min(axis=0) + 1e-12)
+    assert np.array_equal(living, z > 0)
+    assert np.all(z[living] >= 1 - 1 / layers)
+    left = (z ** ((layers - 1) / (layers + 1)) * (1 - z))[living]
+    np.testing.assert_allclose(left, c[living], rtol=1e-9, atol=1e-15)
+    order = np.argsort(n)
+    assert np.all(np.diff(z[order]) >= 0)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 7])
+def test_death_is_a_jump(layers):
+    """At the threshold two numbers cost the same; beside it one of them is better."""
+    largest = (layers - 1) ** (layers - 1) / layers ** (2 * layers)
+    for factor, expected in ((1 - 1e-9, 1 - 1 / layers), (1 + 1e-9, 0.0)):
+        model = Model(0.5, factor * largest / 0.5**layers)  # counts are equal: m = 1
+        (z,) = imbalance.scores(model, [4], layers)
+        assert z == pytest.approx(expected, abs=1e-4)
+    c, z = largest ** (1 / (layers + 1)), 1 - 1 / layers
+    assert (z - 1) ** 2 + (layers + 1) * c * z ** (2 / (layers + 1)) == pytest.approx(1, rel=1e-14)
+
+
+def test_one_layer_is_the_usual_case():
+    model, counts = Model(0.4, 0.3), [90, 30, 5, 1]
+    np.testing.assert_array_equal(
+        imbalance.scores(model, counts), imbalance.scores(model, counts, layers=1)
+    )
+    W, means = imbalance.collapsed(model, counts)
+    np.testing.assert_allclose(np.diag(W @ means), imbalance.scores(model, counts), rtol=1e-14)
+    for function in (imbalance.scores, imbalance.alive):
+        with pytest.raises(ValueError, match="layers must be at least 1"):
+            function(model, counts, layers=0)
+        with pytest.raises(TypeError, match="layers must be an integer"):
+            function(model, counts, layers=1.5)
+
+
 # ---- squared loss -------------------------------------------------------------------------------
 
 
