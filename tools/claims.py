@@ -139,7 +139,8 @@ chapters open with the same {term}`one-number example`, small enough for paper.
   {doc}`perturbation/knobs` and Part IV, which measures trained networks.
 
 The chapters of Part II stand on {doc}`foundations/perturbed`. Of {doc}`foundations/unconstrained`
-they need {prf:ref}`thm-ufm-collapse` only. {doc}`perturbation/second_order` and
+they need {prf:ref}`thm-ufm-collapse` only, of {doc}`foundations/solving`
+{prf:ref}`prop-perturbed-derivatives`. {doc}`perturbation/second_order` and
 {doc}`perturbation/knobs` need {doc}`perturbation/spectrum`.
 
 ## What is new, theorem by theorem

@@ -61,9 +61,10 @@ class Solution:
         status: What was reached.
         certified: The residual satisfies
             :math:`\|WH - Y\|_{op}^2 \le \bar n\lambda_W(\lambda_H+\beta)`, which proves that
-            (W, H) is a global minimizer; up to rounding, or to 11 digits of the objective.
-        lower_bound: A value that no (W, H) can go below: the objective itself when certified, else
-            a value of a dual problem (`Point.dual_value`).
+            (W, H) is a global minimizer. A slack for rounding, 1e-10 of the right-hand side, means
+            that no objective is lower by more than 2e-10 of this one.
+        lower_bound: A value that no (W, H) can go below: the objective itself when certified, which
+            holds up to that slack, else a value of a dual problem (`Point.dual_value`).
         iterations: Newton steps, all starts together.
         model: The parameters.
     """
