@@ -50,8 +50,7 @@ AXE_OPTIONS = {
 }
 # MB that a page may ask for; the page of the library holds all its names and their formulas.
 HEAVIEST = 2.0
-# The chapter on the unconstrained model has three drawings of many curves, until it is split.
-HEAVIER = {"book/api.html": 2.4, "book/foundations/unconstrained.html": 2.2}
+HEAVIER = {"book/api.html": 2.4}
 # Nothing leaves this computer, not even for a page that asks for it.
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height

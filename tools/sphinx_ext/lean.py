@@ -27,6 +27,8 @@ BARE = re.compile(r'<span class="(?:w|n|o|p|default_value)">([^<]*)</span>')
 SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
 UNUSED_FILES = ["**/*.map", "scripts/fontawesome*", "sphinx-thebe.*", "vendor/**/*.woff2"]
 ICON = re.compile(r"((?:\.fa-[a-z0-9-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
+POINT = r" -?[\d.]+ -?[\d.]+"
+POLYLINE = re.compile(rf"[ML]{POINT}(?: L{POINT})+")
 FACE = re.compile(
     r'(url\([^)]*?)(fa-[a-z]+-\d+)\.woff2\) format\("woff2"\),'
     r'url\([^)]*\.ttf\) format\("truetype"\)'
@@ -85,8 +87,14 @@ def signature(entry: str) -> str:
 def thin(svg: str) -> str:
     """A drawing without comments and blanks, its lines to a thousandth of a pixel."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(?<= d=")[^"]*', lambda path: rounded(path[0]), svg)
+    svg = re.sub(r'(?<= d=")[^"]*', lambda path: POLYLINE.sub(polyline, rounded(path[0])), svg)
+    svg = re.sub(r'(?<= style=")[^"]*', lambda style: re.sub("(?<=[:;]) ", "", style[0]), svg)
     return re.sub(r">\s+<", "><", svg)
+
+
+def polyline(line: re.Match[str]) -> str:
+    """Points with one letter for all of them: what follows M or L is another L."""
+    return line[0][0] + line[0][1:].replace(" L", "")
 
 
 def rounded(text: str) -> str:
