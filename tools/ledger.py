@@ -36,6 +36,7 @@ VERDICTS = (
     "Needs an extra assumption",
     "Corrected",
     "Not reproduced",
+    "Undetermined",
 )
 ADDED = "Added"  # begins the outcome of an entry beyond the paper, and of no other
 STATEMENTS = {

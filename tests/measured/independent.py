@@ -9,7 +9,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, mean, stdev
+from statistics import fmean, mean, pstdev, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 RESULTS = Path(__file__).resolve().parents[2] / "book/results"
 DECAYS = ("baseline", "last-double", "last-zero", "features-double", "features-zero")
 CHANGES = DECAYS[1:]
-FITTED = 0.002  # the largest training error of a run that counts at the end
+FITTED = 0.002  # the largest training error of a run in the second version
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -74,8 +74,106 @@ def falls(values):
 # ---- weight decay --------------------------------------------------------------------------------
 
 
+def student(share, freedom):
+    """How far from zero Student's t reaches with this probability, by finite sums and bisection."""
+
+    def inside(t):
+        angle = math.atan(t / math.sqrt(freedom))
+        sine, cosine = math.sin(angle), math.cos(angle)
+        term, total = (cosine, 0.0) if freedom % 2 else (1.0, 0.0)
+        for i in range(1 + freedom % 2, freedom, 2):
+            total += term
+            term *= cosine**2 * i / (i + 1)
+        return 2 / math.pi * (angle + sine * total) if freedom % 2 else sine * total
+
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < share else (low, middle)
+    return low
+
+
+def level_of(runs):
+    """The lowest training loss that all runs reach."""
+    return max(min(loss for _, loss in measured(run, "loss")) for run in runs)
+
+
+def in_window(run, column, first=20, last=30):
+    values = [value for epoch, value in measured(run, column) if first <= epoch <= last]
+    return fmean(math.log2(value) for value in values)
+
+
+def at_level(run, column, level):
+    """A metric in bits where the loss first reaches a level: on a line in the log of the loss."""
+    losses = dict(measured(run, "loss"))
+    points = [(losses[epoch], value) for epoch, value in measured(run, column) if epoch in losses]
+    for (before, first), (after, second) in pairwise(points):
+        if after <= level:
+            share = math.log(before / level) / math.log(before / after)
+            return (1 - share) * math.log2(first) + share * math.log2(second)
+    raise AssertionError("the loss does not reach the level.")
+
+
+def at_end(run, column):
+    return math.log2(run["epochs"][column][-1])
+
+
+def last_step(run, column):
+    """The ratio of a metric of block 8 to that of block 7 at the last epoch, in bits."""
+    end = run["layers"]["epoch"][-1]
+    at = dict(zip(probed(run, "layer", end), probed(run, column, end), strict=True))
+    return math.log2(at["block 8"] / at["block 7"])
+
+
+def percentile(values, share):
+    """What this share of sorted values lies below, on a line between two neighbors."""
+    place = share * (len(values) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (place - below) * (values[above] - values[below])
+
+
+class Change(NamedTuple):
+    """What a variant does to a statistic: mean and ends in bits, and the yardstick."""
+
+    mean: float
+    low: float
+    high: float
+    yardstick: float
+
+    @property
+    def words(self):
+        return [f"{self.mean:+.2f}", f"[{self.low:+.2f},", f"{self.high:+.2f}]"]
+
+    def verdict(self, sign):
+        if self.low <= 0 <= self.high:
+            return "undetermined"
+        return "yes" if self.mean * sign > 0 else "no"
+
+    @property
+    def small(self):
+        limit = self.yardstick / 5
+        if max(abs(self.low), abs(self.high)) < limit:
+            return "yes"
+        return (
+            "no"
+            if self.low * self.high > 0 and min(map(abs, self[1:3])) > limit
+            else "undetermined"
+        )
+
+
+def all_of(verdicts):
+    verdicts = list(verdicts)
+    if "no" in verdicts:
+        return "no"
+    return "undetermined" if "undetermined" in verdicts else "yes"
+
+
 class Decay:
-    """The tables of the chapter on weight decay, for one loss function."""
+    """The tables of the chapter on weight decay, for one loss function.
+
+    ``runs`` may be changed afterwards, to see that what the chapter prints would be another thing.
+    """
 
     def __init__(self, loss):
         everything = runs("weight-decay", "reduced")
@@ -91,51 +189,85 @@ class Decay:
         dropped = {seed for _, seed in self.unfitted}
         self.kept = [seed for seed in whole if seed not in dropped]
 
+    @property
+    def phases(self):
+        """Three statistics of a run, in the order of the chapter's columns."""
+        level = level_of(self.runs.values())
+        return in_window, lambda run, column: at_level(run, column, level), at_end
+
     def final(self, decay, seed, column):
         return self.runs[decay, seed]["epochs"][column][-1]
 
     def finals(self, decay, column):
-        """Mean and deviation over the seeds that count at the end."""
-        return mean_and_deviation(self.final(decay, seed, column) for seed in self.kept)
+        """Mean and deviation over the seeds."""
+        return mean_and_deviation(self.final(decay, seed, column) for seed in self.seeds)
 
-    def effects(self, change, column):
-        """Binary logarithm of changed over baseline at the end, one number per seed that counts."""
+    def gaps(self, decay, seeds, statistic, column):
+        """Changed minus baseline of a statistic, one number per seed."""
         return [
-            math.log2(self.final(change, seed, column))
-            - math.log2(self.final("baseline", seed, column))
-            for seed in self.kept
+            statistic(self.runs[decay, seed], column)
+            - statistic(self.runs["baseline", seed], column)
+            for seed in seeds
         ]
 
-    def closer(self, change, column):
-        """In how many seeds the change ends closer to collapse."""
-        return sum(effect < 0 for effect in self.effects(change, column))
+    def change(self, decay, seeds, statistic, column):
+        gaps = self.gaps(decay, seeds, statistic, column)
+        half = student(0.95, len(seeds) - 1) * stdev(gaps) / math.sqrt(len(seeds))
+        base = [statistic(self.runs["baseline", seed], column) for seed in seeds]
+        pairs = [x - y for i, x in enumerate(base) for j, y in enumerate(base) if i != j]
+        return Change(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half, pstdev(pairs))
 
-    def strength(self, part, column):
-        """Mean size of what doubling and leaving out one decay do at the end."""
-        changes = (f"{part}-double", f"{part}-zero")
-        return fmean(abs(mean(self.effects(change, column))) for change in changes)
+    def span(self, part, seeds, column):
+        """What leaving out a decay gives minus what doubling it gives, one number per seed."""
+        zero, double = (self.gaps(f"{part}-{d}", seeds, at_end, column) for d in ("zero", "double"))
+        return [x - y for x, y in zip(zero, double, strict=True)]
 
-    def strength_on_the_way(self, part, column):
-        """The same over all measured epochs and all seeds, of sizes without sign."""
-        changes = (f"{part}-double", f"{part}-zero")
-        return fmean(self._size_on_the_way(change, column) for change in changes)
+    def resampled(self, seeds, column, draws):
+        """Features' span minus last layer's, of absolute means over drawn seeds, sorted."""
+        one, other = self.span("features", seeds, column), self.span("last", seeds, column)
+        return sorted(
+            abs(fmean(one[i] for i in draw)) - abs(fmean(other[i] for i in draw)) for draw in draws
+        )
 
-    def _size_on_the_way(self, change, column):
-        sizes = []
-        for seed in self.seeds:
-            base = dict(measured(self.runs["baseline", seed], column))
-            for epoch, value in measured(self.runs[change, seed], column):
-                if epoch in base:
-                    sizes.append(abs(math.log2(value / base[epoch])))
-        return fmean(sizes)
+    def larger(self, seeds, column):
+        """By how much the features' span exceeds the last layer's, and percentiles of resamples."""
+        shape = (10_000, len(seeds))
+        draws = np.random.default_rng(0).integers(len(seeds), size=shape).tolist()
+        gaps = self.resampled(seeds, column, draws)
+        (middle,) = self.resampled(seeds, column, [range(len(seeds))])
+        return Change(middle, percentile(gaps, 0.025), percentile(gaps, 0.975), math.nan)
 
-    def spread(self, column):
-        """Root mean square, over the decays, of the deviation between seeds in bits."""
-        deviations = [
-            stdev(math.log2(self.final(decay, seed, column)) for seed in self.kept)
-            for decay in DECAYS
+    def verdicts(self, seeds, column):
+        """What the rules of the plan say of each prediction that speaks of a metric."""
+        found = {d: self.change(d, seeds, at_end, column) for d in CHANGES}
+        features = [found["features-double"].verdict(-1), found["features-zero"].verdict(1)]
+        last = [found["last-double"].verdict(1), found["last-zero"].verdict(-1)]
+        turned = [found["features-double"].verdict(1), found["features-zero"].verdict(-1)]
+        turned += [found["last-double"].verdict(-1), found["last-zero"].verdict(1)]
+        parts = {"P1": features, "P2": [self.larger(seeds, column).verdict(1)], "P5": turned}
+        if column == "nc1":
+            parts["P4"] = features + last
+        else:
+            parts["P3"] = features + [found[d].small for d in ("last-double", "last-zero")]
+        return {name: all_of(part) for name, part in parts.items()}
+
+    def both_versions(self, column):
+        """Verdicts with all seeds, with those that fit, and of both together."""
+        first, second = self.verdicts(self.seeds, column), self.verdicts(self.kept, column)
+        both = {n: v if v == second[n] else "undetermined" for n, v in first.items()}
+        return first, second, both
+
+    def horizon(self):
+        """Decay times the sum of step lengths over one minus momentum."""
+        run = self.runs["baseline", self.seeds[0]]
+        config = run["config"]
+        drops = [int(epoch) for epoch in config["drops"].split()]
+        lengths = [
+            config["learning_rate"] / 10 ** sum(epoch > drop for drop in drops)
+            for epoch in range(1, config["epochs"] + 1)
         ]
-        return math.sqrt(fmean(d**2 for d in deviations))
+        steps = math.ceil(run["data"]["samples"] / config["batch_size"])
+        return config["weight_decay"] * steps * sum(lengths) / (1 - config["momentum"])
 
     def inside_and_outside(self, decay):
         """The within-class trace in the span of the means and orthogonal to it, were NC1 even."""

@@ -1,11 +1,14 @@
 """The tables of the part on real networks, read a second time and without the library."""
 
 import ast
+import math
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from nclib import (
     aligned,
@@ -19,9 +22,9 @@ from nclib import (
     shape,
 )
 from tests.measured import independent
-from tests.measured.independent import CHANGES, DECAYS, FITTED, RESULTS, Decay, Grown
+from tests.measured.independent import CHANGES, DECAYS, RESULTS, Decay, Grown
+from tools import notebooks
 
-PARTS = ("last", "features")
 COLUMNS = ("error", "nc1", "nc1_trace", "nc2", "nc3")
 METRICS = COLUMNS[1:]
 STEPS = [(name, "layer", i) for name in ("mlp-mnist", "mlp-cifar10") for i in (1, 2, 3, 4, 5)]
@@ -57,91 +60,214 @@ def test_both_readings_find_the_same_runs_and_columns(experiment, scale):
 
 # ---- weight decay --------------------------------------------------------------------------------
 
-
-class Chapter:
-    """The tables of the chapter on weight decay, by the library's summaries."""
-
-    def __init__(self, loss):
-        found = [r for r in load_all(RESULTS, "weight-decay", "reduced") if r.complete]
-        found = [r for r in found if r.name.startswith(f"{loss}-")]
-        count = {r.seed: sum(r.seed == other.seed for other in found) for r in found}
-        whole = [r for r in found if count[r.seed] == len(DECAYS)]
-        self.table = {d: [r for r in whole if r.name == f"{loss}-{d}"] for d in DECAYS}
-        dropped = {r.seed for r in whole if r.series("error")[-1] > FITTED}
-        self.ends = {d: [r for r in g if r.seed not in dropped] for d, g in self.table.items()}
-
-    def finals(self, decay, column):
-        found = over_seeds(self.ends[decay], lambda r: r.series(column)[-1])
-        return found.mean, found.deviation
-
-    def log_ratios(self, change, column):
-        base = {r.seed: r.series(column) for r in self.table["baseline"]}
-        return np.array([np.log2(r.series(column) / base[r.seed]) for r in self.table[change]])
-
-    def effects(self, change, column):
-        chosen = [r in self.ends[change] for r in self.table[change]]
-        return self.log_ratios(change, column)[chosen, -1]
-
-    def strength(self, part, column):
-        names = [f"{part}-double", f"{part}-zero"]
-        return np.mean([abs(self.effects(name, column).mean()) for name in names])
-
-    def strength_on_the_way(self, part, column):
-        names = [f"{part}-double", f"{part}-zero"]
-        return np.mean([np.nanmean(np.abs(self.log_ratios(name, column))) for name in names])
-
-    def spread(self, column):
-        finals = [[np.log2(r.series(column)[-1]) for r in group] for group in self.ends.values()]
-        return np.sqrt(np.mean([np.var(x, ddof=1) for x in finals]))
+CHAPTER = RESULTS.parent / "networks/weight_decay.ipynb"
+LOSSES = {"mse": "squared loss", "ce": "cross-entropy"}
+LABELS = {"nc1": "NC1", "nc1_trace": "NC1~", "nc2": "NC2"}
+HEADS = ["epochs", "20", "to", "30", "matched", "loss", "the", "end"]
 
 
-@pytest.fixture(scope="module", params=["mse", "ce"])
-def decay(request):
-    return Chapter(request.param), Decay(request.param)
+def printed(mark):
+    """The words of each line that the chapter's cells with this tag, or this text, have printed."""
+    lines = []
+    for cell in notebooks.load(CHAPTER).cells:
+        if mark in cell.metadata.get("tags", []) or mark in cell.source:
+            for output in cell.get("outputs", []):
+                lines += output.get("text", "").splitlines()
+    assert lines, f"{CHAPTER} prints nothing in {mark!r}."
+    return [line.split() for line in lines]
 
 
-def test_decay_counts_the_same_runs(decay):
-    ours, theirs = decay
-    assert [r.seed for r in ours.table["baseline"]] == theirs.seeds
+def joined(changes):
+    return [word for change in changes for word in change.words]
+
+
+@pytest.fixture
+def decays():
+    return {loss: Decay(loss) for loss in LOSSES}
+
+
+def words_of_phases(decays):
+    """The tables of changes by phase: all seeds of each loss, then the second version."""
+    lines = []
+    versions = [(loss, decay.seeds) for loss, decay in decays.items()]
+    for loss, decay in decays.items():
+        if decay.kept == decay.seeds:
+            versions.append((loss, None))
+        else:
+            versions.append((loss, decay.kept))
+    for loss, seeds in versions:
+        if seeds is None:
+            lines.append(f"{LOSSES[loss]}: the same seeds".split())
+            continue
+        lines.append(["36", "intervals,", *f"{LOSSES[loss]}, seeds".split(), *map(str, seeds)])
+        for column, label in LABELS.items():
+            lines.append([LOSSES[loss].split()[0], label, *HEADS])
+            found = {
+                change: [
+                    decays[loss].change(change, seeds, statistic, column)
+                    for statistic in decays[loss].phases
+                ]
+                for change in CHANGES
+            }
+            lines += [[name, *joined(row)] for name, row in found.items()]
+            lines.append(["yardstick", *(f"{c.yardstick:.2f}" for c in found["last-zero"])])
+    return lines
+
+
+def words_of_signs(decays):
+    lines = []
+    for column in ("nc1", "nc1_trace"):
+        lines.append([LABELS[column], *HEADS])
+        for loss, decay in decays.items():
+            for change in CHANGES:
+                row = [loss, change]
+                for statistic in decay.phases:
+                    gaps = decay.gaps(change, decay.seeds, statistic, column)
+                    row.append("".join("+" if gap > 0 else "-" for gap in gaps))
+                lines.append(row)
+    return lines
+
+
+def words_of_layers(decays):
+    lines = [["16", "intervals", "NC1", "NC1~"]]
+    for loss, decay in decays.items():
+        for change in CHANGES:
+            found = [
+                decay.change(change, decay.seeds, independent.last_step, column)
+                for column in ("nc1", "nc1_trace")
+            ]
+            lines.append([loss, change, *joined(found)])
+        lines.append([loss, "yardstick", *(f"{c.yardstick:.2f}" for c in found)])
+    return lines
+
+
+def words_of_spans(decays):
+    lines = [["4", "intervals,", "twice", "all", "seeds", "seeds", "that", "fit"]]
+    for loss, decay in decays.items():
+        for column in ("nc1", "nc1_trace"):
+            found = [decay.larger(seeds, column) for seeds in (decay.seeds, decay.kept)]
+            lines.append([loss, LABELS[column], *joined(found)])
+    return lines
+
+
+def words_of_verdicts(decays):
+    columns = [(loss, column) for loss in LOSSES for column in ("nc1", "nc1_trace")]
+    found = {c: decays[c[0]].both_versions(c[1]) for c in columns}
+    lines = []
+    for i, title in enumerate(("all seeds", "seeds that fit", "verdict")):
+        heads = [word for loss, column in columns for word in (loss, LABELS[column])]
+        lines.append([*title.split(), *heads])
+        for name in ("P1", "P2", "P3", "P4", "P5"):
+            lines.append([name, *(found[c][i].get(name, "-") for c in columns)])
+    return lines
+
+
+TABLES = {
+    "table-E2-phases": words_of_phases,
+    "table-E2-signs": words_of_signs,
+    "table-E2-layers": words_of_layers,
+    "table-E2-span": words_of_spans,
+    "table-E2-verdicts": words_of_verdicts,
+}
+
+
+def matches(tag, decays):
+    """Whether a table of the chapter begins with these words; further cells may print after it."""
+    expected = TABLES[tag](decays)
+    return printed(tag)[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("tag", TABLES)
+def test_decay_tables_are_those_of_the_second_reading(tag, decays):
+    assert printed(tag)[: len(TABLES[tag](decays))] == TABLES[tag](decays)
+
+
+@pytest.mark.parametrize("tag", TABLES)
+def test_decay_tables_notice_two_seeds_that_are_swapped(tag, decays):
+    """Two baselines, and two networks without decay of the features, change places."""
+    for decay in decays.values():
+        for variant in ("baseline", "features-zero"):
+            first, second = ((variant, seed) for seed in decay.kept[:2])
+            decay.runs[first], decay.runs[second] = decay.runs[second], decay.runs[first]
+    assert not matches(tag, decays)
+
+
+@pytest.mark.parametrize("tag", TABLES)
+def test_decay_tables_notice_a_sign_that_is_turned(tag, decays):
+    """The features' doubled decay and none change places."""
+    for decay in decays.values():
+        for seed in decay.seeds:
+            first, second = ("features-double", seed), ("features-zero", seed)
+            decay.runs[first], decay.runs[second] = decay.runs[second], decay.runs[first]
+    assert matches(tag, decays) is (tag == "table-E2-span")  # a span has no sign
+
+
+def test_decay_changes_on_the_way_that_the_chapter_compares(decays):
+    expected = []
+    for loss, decay in decays.items():
+        for change in ("features-double", "features-zero"):
+            found = [decay.change(change, decay.seeds, f, "nc1").mean for f in decay.phases[:2]]
+            expected.append([loss, change, *(f"{x:+.2f}" for x in found)])
+    assert printed("check-E2-signs") == expected
+
+
+def test_decay_seeds_and_networks_that_do_not_fit(decays):
+    expected = []
+    for loss, decay in decays.items():
+        seeds = [str(s) for s in decay.seeds], [str(s) for s in decay.kept]
+        title = [*LOSSES[loss].split(), "seeds"]
+        expected.append([*title, *seeds[0], "second", "version", *seeds[1]])
+        for (name, seed), error in decay.unfitted.items():
+            words = f"{name}, seed {seed}: training error {error:.3f}"
+            expected.append(words.split())
+    assert printed("table-E2-fitted") == expected
+
+
+def test_decay_numbers_of_the_last_epoch(decays):
+    expected = []
+    places = {"nc1": 4, "nc1_trace": 3, "nc2": 3, "nc3": 3}
+    for loss, decay in decays.items():
+        expected.append([*LOSSES[loss].split(), "error", "NC1", "NC1~", "NC2", "NC3"])
+        for name in DECAYS:
+            row = [name, f"{max(decay.final(name, s, 'error') for s in decay.seeds):.3f}"]
+            for column, n in places.items():
+                average, deviation = decay.finals(name, column)
+                row += [f"{average:.{n}f}", f"±{deviation:.{n}f}"]
+            expected.append(row)
+    assert printed("def last_epoch") == expected
+
+
+def test_decay_horizon_of_the_stored_runs(decays):
+    assert printed("check-E2-horizon")[-1][-1] == f"{decays['mse'].horizon():.1f}"
+
+
+def test_decay_inside_and_outside_the_span_of_the_means(decays):
+    expected = []
     for name in DECAYS:
-        assert [r.seed for r in ours.ends[name]] == theirs.kept != []
+        inside, outside = decays["mse"].inside_and_outside(name)
+        words = f"{name} in the span {inside:.4f}, orthogonal to it {outside:.4f}"
+        expected.append(words.split())
+    assert printed("orthogonal to it {trace - inside:.4f}") == expected
 
 
-@pytest.mark.parametrize("name", DECAYS)
-def test_decay_means_and_deviations_at_the_end(decay, name):
-    ours, theirs = decay
-    for column in COLUMNS:
-        same(ours.finals(name, column), theirs.finals(name, column))
+def test_decay_bootstrap_is_that_of_all_resamples_where_these_are_few(decays):
+    versions = {(loss, tuple(x)) for loss, d in decays.items() for x in (d.seeds, d.kept)}
+    for loss, seeds in versions:
+        if len(seeds) > 4:
+            continue
+        every = list(product(range(len(seeds)), repeat=len(seeds)))
+        for column in ("nc1", "nc1_trace"):
+            drawn = decays[loss].larger(seeds, column)
+            gaps = decays[loss].resampled(seeds, column, every)
+            # Each end lies between those of slightly smaller and larger shares of all resamples.
+            for end, share in ((drawn.low, 0.025), (drawn.high, 0.975)):
+                low, high = (gaps[math.ceil((share + x) * len(gaps)) - 1] for x in (-0.01, 0.01))
+                assert low - 1e-12 <= end <= high + 1e-12
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_decay_effects_and_their_signs(decay, change):
-    ours, theirs = decay
-    for column in METRICS:
-        effects = ours.effects(change, column)
-        same(effects, theirs.effects(change, column))
-        assert np.sum(effects < 0) == theirs.closer(change, column)
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_decay_strengths_at_the_end_and_on_the_way(decay, part):
-    ours, theirs = decay
-    for column in METRICS:
-        same(ours.strength(part, column), theirs.strength(part, column))
-        same(ours.strength_on_the_way(part, column), theirs.strength_on_the_way(part, column))
-
-
-def test_decay_spread_from_seed_to_seed(decay):
-    ours, theirs = decay
-    for column in METRICS:
-        same(ours.spread(column), theirs.spread(column))
-
-
-@pytest.mark.parametrize("name", DECAYS)
-def test_decay_inside_and_outside_the_span_of_the_means(decay, name):
-    ours, theirs = decay
-    first, trace = (ours.finals(name, column)[0] for column in ("nc1", "nc1_trace"))
-    same((10 / 9 * first, trace - 10 / 9 * first), theirs.inside_and_outside(name))
+@pytest.mark.parametrize("freedom", [1, 2, 3, 9, 30])
+def test_the_second_reading_has_the_ends_of_the_t_distribution(freedom):
+    same(independent.student(0.95, freedom), scipy.stats.t.ppf(0.975, freedom))
 
 
 # ---- grown networks ------------------------------------------------------------------------------
