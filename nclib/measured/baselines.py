@@ -88,7 +88,22 @@ def baselines(
         "contraction and frame": (2, lambda x: contracted(earlier, x[0], x[0], x[1])),
         "three numbers": (3, lambda x: contracted(earlier, *x)),
     }
-    return {
-        name: closest(family, [RANGE] * numbers, later, quantities)
-        for name, (numbers, family) in families.items()
-    }
+    found: dict[str, Prediction] = {}
+    for name, (numbers, family) in families.items():
+        known = _of_smaller_families(name, found)
+        found[name] = closest(family, [RANGE] * numbers, later, quantities, known)
+    return found
+
+
+def _of_smaller_families(name: str, found: dict[str, Prediction]) -> list[tuple[float, ...]]:
+    """The best members of the families that this one contains, in its own numbers."""
+    if name in ("unchanged", "one contraction"):
+        return []
+    (one,) = found["one contraction"].parameters
+    if name == "two contractions":
+        return [(one, one)]
+    if name == "contraction and frame":
+        return [(one, 1.0)]
+    inside, outside = found["two contractions"].parameters
+    both, power = found["contraction and frame"].parameters
+    return [(inside, outside, 1.0), (both, both, power)]

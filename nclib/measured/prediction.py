@@ -14,6 +14,7 @@ from nclib.measured.shape import Comparison, Shape, differences, shape
 QUANTITIES = Comparison._fields
 STARTS = 3  # valleys of the grid from which the search begins
 EDGE = 0.01  # how near to an edge, in logarithms, counts as on it
+INSET = 1e-4  # how far inside the box a known start lies at least
 
 Family = Callable[[np.ndarray], ClassStatistics]
 
@@ -59,17 +60,24 @@ class Prediction:
 
 
 def closest(
-    family: Family, box: Sequence[Range], later: ClassStatistics, quantities: Sequence[str]
+    family: Family,
+    box: Sequence[Range],
+    later: ClassStatistics,
+    quantities: Sequence[str],
+    known: Sequence[Sequence[float]] = (),
 ) -> Prediction:
     """The member of a family that is most like a later layer in shape.
 
-    Least squares over the logarithms of the numbers, from the lowest valleys of a grid.
+    Least squares over the logarithms of the numbers, from the lowest valleys of a grid and from the
+    members that are already known to be good. Where the means hardly differ in some direction a
+    valley can be narrower than the grid, and a family would lose to a smaller one that it contains.
 
     Args:
         family: A layer for each choice of numbers.
         box: Where each of the numbers is looked for; empty for a family of one member.
         later: The layer to be predicted.
         quantities: Fields of `Comparison`, the errors whose squares are added.
+        known: Numbers of members from which the search also begins.
 
     Raises:
         ValueError: A quantity has no such name, there are none, a layer has no shape, or the
@@ -81,6 +89,7 @@ def closest(
         high=np.array([edges.high for edges in box]),
         target=shape(later),
         quantities=_checked(quantities),
+        known=tuple(tuple(map(float, numbers)) for numbers in known),
     )
     x = search.best()
     numbers = search.numbers(x)
@@ -106,6 +115,7 @@ class _Search:
     high: np.ndarray
     target: Shape
     quantities: tuple[str, ...]
+    known: tuple[tuple[float, ...], ...]
 
     @property
     def last(self) -> np.ndarray:
@@ -115,6 +125,11 @@ class _Search:
     def numbers(self, x: np.ndarray) -> np.ndarray:
         """The family's numbers at these coordinates."""
         return self.low * np.exp(x - 1)
+
+    def coordinates(self, numbers: Sequence[float]) -> np.ndarray:
+        """The coordinates of these numbers, brought into the box."""
+        x = 1 + np.log(np.array(numbers) / self.low)
+        return np.clip(x, 1 + INSET, self.last - INSET)
 
     def is_interior(self, x: np.ndarray) -> bool:
         """Whether no coordinate lies on an edge."""
@@ -134,7 +149,8 @@ class _Search:
         """Coordinates of the best member that was found."""
         if not len(self.low):
             return np.ones(0)  # there is nothing to fit
-        rough = [self._descend(x, xtol=1e-3, ftol=1e-3, gtol=1e-3) for x in self._valleys()]
+        starts = [*self._valleys(), *map(self.coordinates, self.known)]
+        rough = [self._descend(x, xtol=1e-3, ftol=1e-3, gtol=1e-3) for x in starts]
         start = min(rough, key=lambda found: found.cost).x
         return self._descend(start, xtol=1e-9, ftol=1e-11, gtol=1e-11).x
 

@@ -1,12 +1,13 @@
 """Layers that contract and equalize: what they do, and what fits them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
-from nclib import baselines, compare, contracted, nc1_trace, nc2, shape
+from nclib import baselines, compare, contracted, load_statistics, nc1_trace, nc2, shape
 from tests.measured.layers import EARLIER, EQUAL, LATER, assert_same, layer, moved
 
 NAMES = [
@@ -89,3 +90,14 @@ def test_baselines_miss_what_the_model_made_by_what_they_cannot_change():
 def test_layers_with_different_classes_are_refused():
     with pytest.raises(ValueError, match="same classes, but have 4 and 3"):
         baselines(EARLIER, layer(K=3))
+
+
+def test_a_family_never_loses_to_one_that_it_contains_where_means_hardly_differ():
+    folder = Path(__file__).resolve().parents[2] / "book/results/statistics/reduced"
+    pair = [
+        load_statistics(folder / f"resnet18-mnist-seed0-block{i}.npz").statistics for i in (1, 2)
+    ]
+    found = baselines(*pair, ("nc1_trace", "nc1", "gram"))
+    none, one, *two, three = (prediction.loss for prediction in found.values())
+    assert none > one > two[1] and one > two[0] - 1e-7
+    assert three <= min(two) + 1e-7

@@ -1,0 +1,212 @@
+"""Fits of the perturbed model and of its rivals to all stored steps: writes book/results/fits.
+
+    python -m tools.fits            fit all steps, some minutes, and write the file
+    python -m tools.fits --jobs 2   the same in two processes
+
+A step leads from one probe point of a network to the next. The chapter on prediction reads the
+file, and a test fits a sample of the steps again.
+"""
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nclib import (
+    ClassStatistics,
+    Model,
+    Solution,
+    baselines,
+    compare,
+    contracted,
+    fit,
+    load_statistics,
+    minimize,
+)
+from nclib.measured.files import write_atomic
+from nclib.networks.experiments.machine import commit, processor, versions
+
+RESULTS = Path(__file__).resolve().parents[1] / "book/results"
+STATISTICS = RESULTS / "statistics/reduced"
+STORED = RESULTS / "fits/reduced/steps.json"
+FITTED = ("nc1_trace", "nc1", "gram")
+LAYERS = tuple(f"layer {i}" for i in range(1, 7))
+BLOCKS = ("stem", *(f"block {i}" for i in range(1, 9)))
+POINTS = {
+    "mlp-mnist": LAYERS,
+    "mlp-cifar10": LAYERS,
+    "resnet18-mnist": BLOCKS,
+    "resnet18-cifar10": BLOCKS,
+}
+PROJECTIONS = ("block 3", "block 5", "block 7")  # where the number of channels doubles
+DIGITS = 8  # significant digits that are stored
+
+
+class Step(NamedTuple):
+    """Two consecutive probe points of a network."""
+
+    network: str
+    seed: int
+    earlier: str
+    later: str
+
+    @property
+    def kind(self) -> str:
+        """What leads from one point to the other: a layer, or a block with this shortcut."""
+        if self.network.startswith("mlp"):
+            return "layer"
+        return "projection" if self.later in PROJECTIONS else "identity"
+
+    @property
+    def before(self) -> "Step | None":
+        """The step before this one in the same network."""
+        points = POINTS[self.network]
+        i = points.index(self.earlier)
+        return Step(self.network, self.seed, points[i - 1], self.earlier) if i else None
+
+    def load(self) -> tuple[ClassStatistics, ClassStatistics]:
+        """Class statistics of both points."""
+        earlier = _load(self.network, self.seed, self.earlier)
+        return earlier, _load(self.network, self.seed, self.later)
+
+
+def stored_steps() -> list[Step]:
+    """All steps of which the class statistics of both points are stored."""
+    found = []
+    for network, points in POINTS.items():
+        seeds = sorted(
+            int(path.name.split("-seed")[1].split("-")[0])
+            for path in STATISTICS.glob(f"{network}-seed*-{points[0].replace(' ', '')}.npz")
+        )
+        for seed in seeds:
+            found += [Step(network, seed, *pair) for pair in pairwise(points)]
+    return found
+
+
+def fitted(step: Step) -> dict[str, Any]:
+    """All predictions of one step: numbers, losses and errors, as they are stored."""
+    earlier, later = step.load()
+    model = fit(earlier, later, FITTED)
+    predictions: dict[str, Any] = {**baselines(earlier, later, FITTED), "the model": model}
+    record: dict[str, Any] = {**step._asdict(), "kind": step.kind}
+    if step.kind == "identity":
+        record |= _movement(earlier, later)
+    for name, prediction in predictions.items():
+        numbers = list(prediction.parameters)
+        if name == "the model":
+            numbers[0] /= unit(earlier)
+        record[name] = {
+            "numbers": rounded(numbers),
+            "interior": prediction.interior,
+            "loss": rounded(prediction.loss),
+            "scale": rounded(prediction.scale),
+            "errors": rounded(list(compare(prediction.statistics, later))),
+        }
+    record["the model"] |= {
+        "certified": model.solution.certified,
+        "lambda_H over beta": rounded(model.lambda_H / model.solution.model.beta),
+    }
+    if not model.solution.certified:
+        record["the model"]["gap"] = rounded(_gap(model.solution, earlier))
+    return record
+
+
+def carried(step: Step, numbers: dict[str, list[float]]) -> dict[str, float]:
+    """Losses at this step with numbers that were fitted to another step of the network."""
+    earlier, later = step.load()
+    lambda_W, p = numbers["the model"]
+    lambda_W *= unit(earlier)
+    one = numbers["one contraction"]
+    two = numbers["two contractions"]
+    both = numbers["contraction and frame"]
+    three = numbers["three numbers"]
+    layers = {
+        "unchanged": earlier,
+        "one contraction": contracted(earlier, one[0], one[0], 1.0),
+        "two contractions": contracted(earlier, two[0], two[1], 1.0),
+        "contraction and frame": contracted(earlier, both[0], both[0], both[1]),
+        "three numbers": contracted(earlier, three[0], three[1], three[2]),
+        "the model": minimize(Model(lambda_W, 0.0, p / lambda_W), earlier).statistics,
+    }
+    return {name: rounded(loss(layer, later)) for name, layer in layers.items()}
+
+
+def loss(predicted: ClassStatistics, later: ClassStatistics) -> float:
+    """Root of the sum of squared errors of the fitted quantities."""
+    errors = compare(predicted, later)
+    return float(np.linalg.norm([getattr(errors, name) for name in FITTED]))
+
+
+def unit(stats: ClassStatistics) -> float:
+    """Mean squared singular value of the centered means, the unit of lambda_W."""
+    return float(np.sum(stats.centered_means**2) / (stats.K - 1))
+
+
+def rounded(value: Any) -> Any:
+    """A number, or a list of numbers, to the digits that are stored."""
+    if isinstance(value, list):
+        return [rounded(entry) for entry in value]
+    return float(f"{value:.{DIGITS}g}")
+
+
+def everything(jobs: int) -> list[dict[str, Any]]:
+    """The records of all stored steps."""
+    steps = stored_steps()
+    with ProcessPoolExecutor(jobs) as pool:
+        records = list(pool.map(fitted, steps))
+    of_step = dict(zip(steps, records, strict=True))
+    for step, record in of_step.items():
+        if step.before is not None:
+            before = of_step[step.before]
+            names = [name for name in before if isinstance(before[name], dict)]
+            record["carried"] = carried(step, {name: before[name]["numbers"] for name in names})
+    return records
+
+
+def _load(network: str, seed: int, point: str) -> ClassStatistics:
+    path = STATISTICS / f"{network}-seed{seed}-{point.replace(' ', '')}.npz"
+    return load_statistics(path).statistics
+
+
+def _gap(solution: Solution, earlier: ClassStatistics) -> float:
+    """By what share of its value the objective could be lower at most."""
+    bounded = minimize(solution.model, earlier, start=solution.weights, bound="padded")
+    assert bounded.lower_bound is not None
+    return float(1 - bounded.lower_bound / bounded.objective)
+
+
+def _movement(earlier: ClassStatistics, later: ClassStatistics) -> dict[str, float]:
+    """How far the centered means move, and the cosine between them before and after."""
+    M = earlier.centered_means
+    N = later.centered_means
+    size = np.linalg.norm(M)
+    cosine = np.sum(M * N) / (size * np.linalg.norm(N))
+    return {"moved": rounded(np.linalg.norm(N - M) / size), "cosine": rounded(cosine)}
+
+
+def main() -> None:
+    """Fit all steps and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    records = everything(parser.parse_args().jobs)
+    known = {name: getattr(versions(), name) for name in ("nclib", "numpy", "python")}
+    head = {
+        "program": "python -m tools.fits",
+        "fitted": list(FITTED),
+        "commit": commit(),
+        "processor": processor(),
+        "versions": known,
+    }
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    rows = ",\n".join(f"    {json.dumps(record)}" for record in records)
+    lines.append(f'  "steps": [\n{rows}\n  ]')
+    write_atomic(STORED, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    print(f"{STORED.relative_to(RESULTS.parents[1])}: {len(records)} steps written")
+
+
+if __name__ == "__main__":
+    main()
