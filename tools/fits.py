@@ -43,6 +43,14 @@ POINTS = {
     "resnet18-cifar10": BLOCKS,
 }
 PROJECTIONS = ("block 3", "block 5", "block 7")  # where the number of channels doubles
+PREDICTIONS = (
+    "unchanged",
+    "one contraction",
+    "two contractions",
+    "contraction and frame",
+    "three numbers",
+    "the model",
+)
 DIGITS = 8  # significant digits that are stored
 
 
@@ -162,8 +170,8 @@ def everything(jobs: int) -> list[dict[str, Any]]:
     for step, record in of_step.items():
         if step.before is not None:
             before = of_step[step.before]
-            names = [name for name in before if isinstance(before[name], dict)]
-            record["carried"] = carried(step, {name: before[name]["numbers"] for name in names})
+            numbers = {name: before[name]["numbers"] for name in PREDICTIONS}
+            record["carried"] = carried(step, numbers)
     return records
 
 
