@@ -315,6 +315,54 @@ class Grown:
         return [average for average, _ in by_column(rows)]
 
 
+# ---- networks trained as a whole -----------------------------------------------------------------
+
+IDENTITY_BLOCKS = (1, 2, 4, 6, 8)
+
+
+def last(run, column):
+    """A column of the table of layers at the last epoch."""
+    return probed(run, column, run["layers"]["epoch"][-1])
+
+
+def rising_steps(run):
+    """At which steps from point to point the trace form rises at the end, counted from zero."""
+    return [i for i, (x, y) in enumerate(pairwise(last(run, "nc1_trace"))) if y > x]
+
+
+def rises_by_step(loss, decay, dropped=()):
+    """Of the residual networks with one decay: their number, unfitted ones, rises at each step."""
+    found = group(runs("weight-decay", "reduced"), f"{loss}-{decay}")
+    found = [run for run in found if run["seed"] not in dropped]
+    above = sum(run["epochs"]["error"][-1] > 0 for run in found)
+    return len(found), above, [sum(i in rising_steps(run) for run in found) for i in range(8)]
+
+
+def rising_factors(loss):
+    """In how many networks the trace form rises somewhere, and all factors above one."""
+    found = [
+        run for (name, _), run in runs("weight-decay", "reduced").items() if name.startswith(loss)
+    ]
+    factors = [y / x for run in found for x, y in pairwise(last(run, "nc1_trace")) if y > x]
+    return sum(bool(rising_steps(run)) for run in found), len(found), factors
+
+
+def growth_of_spread(network):
+    """By what each identity block multiplies the within-class trace, seed 0."""
+    names = ["stem", *(f"block{i}" for i in range(1, 9))]
+    traces = [np.trace(load_layer(statistics_file(network, name)).within) for name in names]
+    return {b: traces[b] / traces[b - 1] for b in IDENTITY_BLOCKS}
+
+
+def since_no_error(run):
+    """First probed epoch without training error, and what the trace form is multiplied by since."""
+    first = next(epoch for epoch, error in measured(run, "error") if error == 0)
+    start = min(epoch for epoch in probed(run, "epoch") if epoch >= first)
+    end = last(run, "nc1_trace")
+    begin = probed(run, "nc1_trace", start)
+    return start, [y / x for x, y in zip(begin, end, strict=True)]
+
+
 # ---- class statistics ----------------------------------------------------------------------------
 
 

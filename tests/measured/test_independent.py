@@ -25,6 +25,13 @@ from tests.measured import independent
 from tests.measured.independent import CHANGES, DECAYS, RESULTS, Decay, Grown
 from tools import notebooks
 
+BOOK = RESULTS.parent
+TITLES = {
+    "mlp-mnist": "MLP, MNIST",
+    "mlp-cifar10": "MLP, CIFAR-10",
+    "resnet18-mnist": "ResNet-18, MNIST",
+    "resnet18-cifar10": "ResNet-18, CIFAR-10",
+}
 COLUMNS = ("error", "nc1", "nc1_trace", "nc2", "nc3")
 METRICS = COLUMNS[1:]
 STEPS = [(name, "layer", i) for name in ("mlp-mnist", "mlp-cifar10") for i in (1, 2, 3, 4, 5)]
@@ -33,6 +40,13 @@ STEPS += [(name, "block", i) for name in ("resnet18-mnist", "resnet18-cifar10") 
 
 def same(ours, theirs, rtol=1e-12):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-15, equal_nan=True)
+
+
+def printed(chapter):
+    """All lines that a chapter stores as printed, without blanks at their ends."""
+    cells = notebooks.load(BOOK / "networks" / f"{chapter}.ipynb").cells
+    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 def test_the_second_reading_uses_nothing_of_the_library():
@@ -329,6 +343,67 @@ def test_depth_before_and_after_training():
             values = independent.probed(run, "nc1", epochs[-1])
             assert (np.sum(np.diff(after) < 0), len(after) - 1) == independent.falls(values)
             same(after[0] / after[-1], values[0] / values[-1])
+
+
+def test_where_the_trace_form_rises_as_the_chapter_prints_it():
+    lines = printed("measuring")
+    for (name, seed), run in independent.runs("end-to-end", "reduced").items():
+        first = 1 if name.startswith("mlp") else 0
+        steps = [f"{first + i}-{first + i + 1}" for i in independent.rising_steps(run)]
+        error = f"error {independent.measured(run, 'error')[-1][1]:.4f}"
+        where = f"NC1~ rises at {', '.join(steps) or 'no step'}"
+        assert f"{TITLES[name]:19} seed {seed}, {error}: {where}" in lines
+
+
+@pytest.mark.parametrize(
+    ("loss", "dropped", "which"), [("mse", (), 0), ("ce", (), 0), ("mse", (2,), 1)]
+)
+def test_rises_in_the_residual_networks_as_the_chapter_prints_them(loss, dropped, which):
+    # The tables are printed in this order, so that the second one of a decay is the second version.
+    lines = [line for line in printed("measuring") if line.startswith(f"{loss} ")]
+    total = np.zeros(8, int)
+    for decay in DECAYS:
+        number, above, counts = independent.rises_by_step(loss, decay, dropped)
+        assert number > 2
+        stars = [f"{c}*" if c == number else f"{c}" for c in counts]
+        row = [line for line in lines if line.split()[1] == decay][which]
+        assert row.split()[2:] == [str(number), str(above), *stars]
+        total += counts
+    everything = [line for line in lines if line.split()[1] == "all"][which]
+    assert everything.split()[2:] == [str(count) for count in total]
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_sizes_of_the_rises_as_the_chapter_prints_them(loss):
+    some, number, factors = independent.rising_factors(f"{loss}-")
+    where = f"{loss:3}: in {some} of {number} runs; {len(factors)} rises"
+    middle = float(np.median(factors))
+    above = sum(factor > 1.02 for factor in factors)
+    assert f"{where}, median factor {middle:.3f}, {above} above 1.02" in printed("measuring")
+
+
+@pytest.mark.parametrize("name", ["resnet18-mnist", "resnet18-cifar10"])
+def test_growth_of_the_spread_and_the_time_without_error_as_the_chapter_prints_them(name):
+    lines = printed("measuring")
+    growth = independent.growth_of_spread(name)
+    shown = "  ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
+    grows = " ".join(str(b) for b, factor in growth.items() if factor > 1)
+    assert f"{TITLES[name]:19} Tr Sigma_W times {shown}   grows at {grows}" in lines
+    start, factors = independent.since_no_error(independent.runs("end-to-end", "reduced")[name, 0])
+    shown = " ".join(f"{x:.2f}" for x in factors)
+    assert f"{TITLES[name]:19} from epoch {start}: {shown}" in lines
+
+
+@pytest.mark.parametrize("name", ["mlp-mnist", "mlp-cifar10"])
+def test_first_layers_on_the_way_as_the_chapter_prints_them(name):
+    lines = printed("measuring")
+    for run in independent.group(independent.runs("end-to-end", "reduced"), name):
+        rows = []
+        for layer in (0, 1):
+            at = [independent.probed(run, "nc1_trace", epoch)[layer] for epoch in (0, 5, 60)]
+            rows.append(", ".join(f"{x:.2f}" for x in at))
+        who = f"{TITLES[name]:13} seed {run['seed']}, epochs 0, 5, 60"
+        assert f"{who}: {rows[0]}; {rows[1]}" in lines
 
 
 @pytest.mark.parametrize("point", ["stem", "block2", "block4", "block6", "block8"])
