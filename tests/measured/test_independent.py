@@ -42,7 +42,7 @@ def same(ours, theirs, rtol=1e-12):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-15, equal_nan=True)
 
 
-def printed(chapter):
+def lines_of(chapter):
     """All lines that a chapter stores as printed, without blanks at their ends."""
     cells = notebooks.load(BOOK / "networks" / f"{chapter}.ipynb").cells
     texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
@@ -346,7 +346,7 @@ def test_depth_before_and_after_training():
 
 
 def test_where_the_trace_form_rises_as_the_chapter_prints_it():
-    lines = printed("measuring")
+    lines = lines_of("measuring")
     for (name, seed), run in independent.runs("end-to-end", "reduced").items():
         first = 1 if name.startswith("mlp") else 0
         steps = [f"{first + i}-{first + i + 1}" for i in independent.rising_steps(run)]
@@ -360,7 +360,7 @@ def test_where_the_trace_form_rises_as_the_chapter_prints_it():
 )
 def test_rises_in_the_residual_networks_as_the_chapter_prints_them(loss, dropped, which):
     # The tables are printed in this order, so that the second one of a decay is the second version.
-    lines = [line for line in printed("measuring") if line.startswith(f"{loss} ")]
+    lines = [line for line in lines_of("measuring") if line.startswith(f"{loss} ")]
     total = np.zeros(8, int)
     for decay in DECAYS:
         number, above, counts = independent.rises_by_step(loss, decay, dropped)
@@ -379,12 +379,12 @@ def test_sizes_of_the_rises_as_the_chapter_prints_them(loss):
     where = f"{loss:3}: in {some} of {number} runs; {len(factors)} rises"
     middle = float(np.median(factors))
     above = sum(factor > 1.02 for factor in factors)
-    assert f"{where}, median factor {middle:.3f}, {above} above 1.02" in printed("measuring")
+    assert f"{where}, median factor {middle:.3f}, {above} above 1.02" in lines_of("measuring")
 
 
 @pytest.mark.parametrize("name", ["resnet18-mnist", "resnet18-cifar10"])
 def test_growth_of_the_spread_and_the_time_without_error_as_the_chapter_prints_them(name):
-    lines = printed("measuring")
+    lines = lines_of("measuring")
     growth = independent.growth_of_spread(name)
     shown = "  ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
     grows = " ".join(str(b) for b, factor in growth.items() if factor > 1)
@@ -396,7 +396,7 @@ def test_growth_of_the_spread_and_the_time_without_error_as_the_chapter_prints_t
 
 @pytest.mark.parametrize("name", ["mlp-mnist", "mlp-cifar10"])
 def test_first_layers_on_the_way_as_the_chapter_prints_them(name):
-    lines = printed("measuring")
+    lines = lines_of("measuring")
     for run in independent.group(independent.runs("end-to-end", "reduced"), name):
         rows = []
         for layer in (0, 1):
