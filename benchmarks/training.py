@@ -145,10 +145,11 @@ def by_features(network: nn.Module, samples: Samples) -> list[float]:
     """
     y = samples.labels
     points = find(network, own_points(network))
-    parts: dict[str, list[torch.Tensor]] = {point.name: [] for point in points}
+    by_name = {point.name: point for point in points}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in by_name}
 
     def keep(name: str, output: torch.Tensor) -> None:
-        parts[name].append(as_features(name, output, None, None).h.clone())
+        parts[name].append(as_features(by_name[name], output).h.clone())
 
     with evaluating(network), watching(points, keep):
         for index in torch.arange(len(samples), device=samples.device).split(500):

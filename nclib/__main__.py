@@ -36,16 +36,23 @@ def _measure(options: argparse.Namespace) -> int:
     if not options.files and not {"features", "labels"} <= set(given):
         raise ValueError("give .npz files, or --features and --labels.")
     records = []
+    refused = []
     for path in options.files:
-        records.append(_record(path.stem, _arrays_of(path)))
+        try:
+            records.append(_record(path.stem, _arrays_of(path)))
+        except (ValueError, TypeError, OSError) as error:
+            named = str(path) in str(error)
+            refused.append(str(error) if named else f"{path} cannot be measured: {error}")
     if not options.files:
         arrays = {name: _array_of(path) for name, path in given.items()}
         records.append(_record(given["features"].stem, arrays))
     if options.json:
         print(json.dumps(records, indent=1))
-    else:
+    elif records:
         print(text_table(records, ("layer", "N", "d", "K", *METRICS)))
-    return 0
+    for sentence in refused:
+        print(sentence, file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _record(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -147,3 +147,17 @@ def test_the_command_needs_no_torch(tmp_path):
         check=True,
     )
     assert found.stdout.splitlines()[-1] == "0 False" and found.stderr == ""
+
+
+def test_one_file_that_cannot_be_measured_does_not_hide_the_others(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    h, y = rng.standard_normal((30, 4)), np.arange(30) % 3
+    np.savez(tmp_path / "good.npz", features=h, labels=y)
+    np.savez(tmp_path / "gap.npz", features=h, labels=2 * y)
+    np.savez(tmp_path / "fine.npz", features=h + 1, labels=y)
+    names = ("good", "gap", "fine")
+    status = main(["measure", *(str(tmp_path / f"{name}.npz") for name in names)])
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert [line.split()[0] for line in out.splitlines()] == ["layer", "good", "fine"]
+    assert f"{tmp_path / 'gap.npz'} cannot be measured: class 1 has no samples" in err

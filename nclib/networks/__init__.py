@@ -4,8 +4,9 @@ from nclib.networks.balance import BlockBalance, Settled, balance, horizon, sett
 from nclib.networks.data.archives import CorruptData
 from nclib.networks.data.formats import ImageData
 from nclib.networks.data.load import DataMissing, available, digits, load
+from nclib.networks.decisions import disagreement
 from nclib.networks.mlp import MLP, hidden_features, last_weights
-from nclib.networks.probes import Probe, disagreement, features, probe
+from nclib.networks.probes import Probe, features, probe
 from nclib.networks.recipe import Recipe, half_square
 from nclib.networks.reporting import report
 from nclib.networks.residual import ResidualMLP, SmoothReLU

@@ -12,6 +12,9 @@ from nclib import _checks
 from nclib.networks import parallel
 from nclib.networks.samples import Samples, as_tensor
 
+MOST = 10_000_000  # without num_classes or classes a larger label is a slip
+BY_POINT = ("select", "pool")  # arguments that may differ from point to point
+
 Data = Samples | Iterable[Any]
 Unpacker = Callable[[Any], tuple[Any, Any]]
 
@@ -31,7 +34,7 @@ class Batch(NamedTuple):
     K: int
 
     def outputs(self, network: nn.Module) -> Any:
-        """What the network puts out; it gets a copy, for it may change its input in place."""
+        """What the network puts out; it gets copies of all tensors, for it may change them."""
         inputs = _copied(self.inputs)
         if isinstance(inputs, Mapping):
             return network(**inputs)
@@ -125,11 +128,17 @@ class Batches:
     def _of_iterable(self) -> Iterator[tuple[Any, Any]]:
         assert not isinstance(self.data, Samples)
         for item in self.data:
-            pair = item if self.unpack is None else self.unpack(item)
+            unpack = self.unpack
+            pair = item if unpack is None else applied("unpack", unpack, item, "data yields")
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                one = isinstance(self.data, (tuple, list)) and len(self.data) == 2
                 raise TypeError(
                     f"data must yield pairs of inputs and labels, but it yields {in_words(pair)}; "
-                    "say with unpack=lambda batch: (inputs, labels) what they are."
+                    + (
+                        "a single pair of arrays is given as [(inputs, labels)]."
+                        if one and isinstance(item, (torch.Tensor, np.ndarray))
+                        else "say with unpack=lambda batch: (inputs, labels) what they are."
+                    )
                 )
             inputs, labels = pair
             yield tuple(inputs) if isinstance(inputs, list) else inputs, labels
@@ -139,9 +148,19 @@ class Batches:
         if len(labels) == 0:
             return labels
         if self.classes is not None:
-            place = torch.full((int(max(labels.max(), self.classes.max())) + 1,), -1)
-            place[self.classes] = torch.arange(len(self.classes))
-            return place[labels]
+            chosen, order = self.classes.sort()
+            at = torch.searchsorted(chosen, labels).clamp(max=len(chosen) - 1)
+            return torch.where(chosen[at] == labels, order[at], -1)
+        if labels.min() < 0:
+            raise ValueError(
+                f"labels must not be negative, but the label {int(labels.min())} occurs; with "
+                "classes= samples of other labels are left out."
+            )
+        if self.num_classes is None and labels.max() >= MOST:
+            raise ValueError(
+                f"labels must number the classes from 0 on, but the label {int(labels.max())} "
+                "occurs; say with classes= which labels are meant."
+            )
         if self.num_classes is not None and labels.max() >= self.num_classes:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, but the label {labels.max()} "
@@ -194,8 +213,6 @@ def _labels(labels: Any) -> torch.Tensor:
         )
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise TypeError(f"labels must be integers, but their type is {y.dtype}.")
-    if len(y) and y.min() < 0:
-        raise ValueError(f"labels must not be negative, but the label {int(y.min())} occurs.")
     return y.long()
 
 
@@ -211,11 +228,13 @@ def _remedy(shape: tuple[int, ...]) -> str:
 
 
 def _mapped(inputs: Any, change: Callable[[Any], Any]) -> Any:
-    """Inputs with every part changed, inside dictionaries and tuples too."""
+    """Inputs with every part changed, inside dictionaries, tuples and lists too."""
     if isinstance(inputs, Mapping):
         return {key: _mapped(value, change) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
-        return tuple(_mapped(value, change) for value in inputs)
+    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
+        return type(inputs)(*(_mapped(value, change) for value in inputs))
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_mapped(value, change) for value in inputs)
     return change(inputs)
 
 
@@ -232,8 +251,28 @@ def _moved(inputs: Any, device: torch.device) -> Any:
 
 
 def _copied(inputs: Any) -> Any:
-    """Inputs whose tensors share no memory with those given."""
-    return _mapped(inputs, lambda part: part.clone() if isinstance(part, torch.Tensor) else part)
+    """Inputs whose tensors share no memory with those given; objects that can be cloned are."""
+
+    def copy(part: Any) -> Any:
+        return part.clone() if callable(getattr(part, "clone", None)) else part
+
+    return _mapped(inputs, copy)
+
+
+def applied(argument: str, function: Callable[[Any], Any], value: Any, where: str) -> Any:
+    """What a function given as an argument makes of a value.
+
+    Raises:
+        ValueError: The function fails; the message names the argument and the value.
+    """
+    try:
+        return function(value)
+    except Exception as error:
+        hint = f"; {argument} can be a dictionary by points" if argument in BY_POINT else ""
+        raise ValueError(
+            f"{argument} fails where {where} {in_words(value)}: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}{hint}."
+        ) from error
 
 
 def in_words(value: Any) -> str:

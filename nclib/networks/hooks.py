@@ -9,8 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nclib.networks.batches import Batch, in_words
+from nclib.networks.batches import BY_POINT, applied, in_words
 
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
 INPUT = "input of "  # stands before a name where the input of that layer is meant
 
 
@@ -65,6 +74,21 @@ class Point:
     module: nn.Module
     before: bool = False
 
+    @property
+    def channels_first(self) -> bool:
+        """Whether the layer is of a kind whose channels are the first axis behind the batch."""
+        return not self.before and isinstance(self.module, CHANNELS_FIRST)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the layer is of a kind that normalizes over channels as the last axis."""
+        kinds = tuple(k for k in (nn.LayerNorm, getattr(nn, "RMSNorm", None)) if k)
+        return (
+            not self.before
+            and isinstance(self.module, kinds)
+            and len(self.module.normalized_shape) == 1
+        )
+
 
 Named = str | nn.Module | Point
 Points = Named | Iterable[Named] | Mapping[str, str | nn.Module]
@@ -80,9 +104,12 @@ def find(network: nn.Module, points: Points) -> list[Point]:
     """
     if isinstance(points, (str, nn.Module, Point)):
         points = [points]
+    if not isinstance(points, Iterable):
+        raise TypeError(f"points must be names or modules, but they are {in_words(points)}.")
     if isinstance(points, Mapping):
-        return [_find(network, name, point) for name, point in points.items()]
-    found = [_find(network, None, point) for point in points]
+        found = [_find(network, name, point) for name, point in points.items()]
+    else:
+        found = [_find(network, None, point) for point in points]
     if not found:
         raise ValueError("points must name at least one layer, but there is none.")
     names = [point.name for point in found]
@@ -109,30 +136,6 @@ def _find(network: nn.Module, name: str | None, point: Any) -> Point:
     if not names:
         raise ValueError(f"the network does not hold the layer {type(point).__name__} of points.")
     return Point(name or names[0] or type(point).__name__, point)
-
-
-def classifier(network: nn.Module, batch: Batch) -> Point:
-    """The input of the linear layer that is called last; the network runs once.
-
-    Raises:
-        ValueError: No linear layer is called.
-    """
-    called: list[str] = []
-    with ExitStack() as stack:
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Linear):
-
-                def note(*_: object, name: str = name) -> None:
-                    called.append(name)
-
-                stack.callback(module.register_forward_hook(note).remove)
-        batch.outputs(network)
-    if not called:
-        raise ValueError(
-            "the network calls no linear layer, whose input could be measured; say with points "
-            f"which layers are meant, by their names: {', '.join(dict(network.named_children()))}."
-        )
-    return Point(INPUT + called[-1], network.get_submodule(called[-1]), before=True)
 
 
 @contextmanager
@@ -174,12 +177,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        precision = torch.get_float32_matmul_precision()
-        stack.callback(torch.set_float32_matmul_precision, precision)
-        torch.set_float32_matmul_precision("highest")
-        stack.enter_context(
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
-        )
+        stack.enter_context(_full_precision())
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
@@ -187,7 +185,40 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, flag in training:
+                if type(module).train is not nn.Module.train:  # it does more than set the flag
+                    module.train(flag)
+            for module, flag in training:
                 module.training = flag
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products and convolutions of float32 as such; no search for the fastest kernel."""
+    cudnn = torch.backends.cudnn
+    benchmark = cudnn.benchmark
+    found = [
+        getattr(backend, kind, None)
+        for backend in (torch.backends.cuda, torch.backends.mkldnn, cudnn)
+        for kind in ("matmul", "conv", "rnn")
+    ]
+    places: list[Any] = [place for place in found if hasattr(place, "fp32_precision")]
+    before = [place.fp32_precision for place in places]
+    if not places:  # PyTorch before 2.9
+        with cudnn.flags(cudnn.enabled, False, None, cudnn.deterministic, False):
+            precision = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+            yield
+            torch.set_float32_matmul_precision(precision)
+        return
+    try:
+        cudnn.benchmark = False
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        cudnn.benchmark = benchmark
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 class Features(NamedTuple):
@@ -205,11 +236,13 @@ class Features(NamedTuple):
     averaged: tuple[int, ...] | None = None
 
 
-def as_features(name: str, value: Any, select: Choice | None, pool: Choice | None) -> Features:
+def as_features(
+    point: Point, value: Any, select: Choice | None = None, pool: Choice | None = None
+) -> Features:
     """What a layer puts out as features (B, d).
 
     Args:
-        name: The point.
+        point: The point.
         value: What is there.
         select: Takes a tensor from it.
         pool: Makes features (B, d) of that tensor; by default outputs of convolutions are averaged
@@ -219,6 +252,7 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
         TypeError: There is no tensor, or not one of real numbers.
         ValueError: It is not clear how the tensor becomes (B, d), or ``select`` or ``pool`` fails.
     """
+    name = point.name
     verb = "is" if name.startswith(INPUT) else "puts out"
     choose = _choice(select, name)
     if choose is not None:
@@ -228,50 +262,57 @@ def as_features(name: str, value: Any, select: Choice | None, pool: Choice | Non
             f"{name} {verb} {in_words(value)}; say which tensor is meant, for instance with "
             f"select={{{name!r}: lambda value: value{key_of(value)}}}."
         )
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must put out floating-point numbers, but they are {value.dtype}.")
+    value = _dense(name, value.detach())
     resolution = torch.finfo(value.dtype).eps
     averaged = None
     reduce = _choice(pool, name)
     if reduce is not None:
         value = applied("pool", reduce, value, f"{name} {verb}")
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"pool must make a tensor of {name}, but it makes {in_words(value)}.")
+        value = _dense(name, value.detach())
+    elif value.ndim > 2 and set(value.shape[2:]) == {1}:
+        value = value.flatten(1)
     elif value.ndim == 4:
-        averaged = tuple(value.shape[1:]) if value.shape[2:] != (1, 1) else None
-        if averaged and averaged[0] == averaged[1] != averaged[2]:
-            raise ValueError(
-                f"{name} {verb} {in_words(value)}, where the channels may be the first or the last "
-                f"of {averaged}; say with pool={{{name!r}: lambda h: h.mean((1, 2))}} if they are "
-                "the last, with h.mean((2, 3)) if the first."
-            )
+        averaged = tuple(value.shape[1:])
+        _require_channels_first(point, value)
         value = value.mean((2, 3)) if value.element_size() > 2 else value.float().mean((2, 3))
-    if not isinstance(value, torch.Tensor) or value.ndim != 2:
+    if value.ndim != 2:
         raise ValueError(
             f"{name} {verb} {in_words(value)}, which must become (B, d); say how, for instance "
-            f"with pool={{{name!r}: lambda h: {_pooling(value)}}}."
+            f"with pool={{{name!r}: lambda h: {_pooling(value, point.channels_first)}}}."
         )
     return Features(value, max(resolution, torch.finfo(value.dtype).eps), averaged)
 
 
-def applied(argument: str, function: Callable[[Any], Any], value: Any, where: str) -> Any:
-    """What a function given as an argument makes of a value.
+def _dense(name: str, value: torch.Tensor) -> torch.Tensor:
+    """A tensor that is one of real numbers, each stored."""
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must put out floating-point numbers, but they are {value.dtype}.")
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"{name} puts out a sparse tensor; say select={{{name!r}: lambda h: h.to_dense()}}."
+        )
+    return value
 
-    Raises:
-        ValueError: The function fails; the message names the argument and the value.
-    """
-    try:
-        return function(value)
-    except Exception as error:
-        hint = "" if argument == "scores" else f"; {argument} can be a dictionary by points"
-        raise ValueError(
-            f"{argument} fails where {where} {in_words(value)}: {type(error).__name__}: "
-            f"{str(error).rstrip('.')}{hint}."
-        ) from error
+
+def _require_channels_first(point: Point, value: torch.Tensor) -> None:
+    """Raise ValueError where the channels of (B, ., ., .) seem to be the last axis."""
+    channels, height, width = value.shape[1:]
+    looks_last = channels == height != width
+    if point.channels_first or not (looks_last or point.channels_last):
+        return
+    raise ValueError(
+        f"{point.name} puts out {in_words(value)}, where the channels may be the first or the last "
+        f"of {tuple(value.shape[1:])}; say with pool={{{point.name!r}: lambda h: h.mean((1, 2))}} "
+        "if they are the last, with h.mean((2, 3)) if the first."
+    )
 
 
 def require_known(reading: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise ValueError if ``select`` or ``pool`` has a key that names no point."""
     names = list(names)
-    for argument in ("select", "pool"):
+    for argument in BY_POINT:
         choice = reading.get(argument)
         unknown = [key for key in choice if key not in names] if isinstance(choice, Mapping) else []
         if unknown:
@@ -284,16 +325,23 @@ def _choice(choice: Choice | None, name: str) -> Callable[[Any], Any] | None:
     return choice.get(name) if isinstance(choice, Mapping) else choice
 
 
-def key_of(value: Any) -> str:
-    """How to take the first tensor from a tuple or a dictionary."""
+def key_of(value: Any, width: int | None = None) -> str:
+    """How to take a tensor from a tuple, a dictionary or an object: the first of this width."""
     if isinstance(value, Mapping):
-        items: list[tuple[Any, Any]] = list(value.items())
+        items = [(f"[{key!r}]", part) for key, part in value.items()]
+    elif isinstance(value, (tuple, list)):
+        items = [(f"[{i}]", part) for i, part in enumerate(value)]
     else:
-        items = list(enumerate(value)) if isinstance(value, (tuple, list)) else []
-    tensors = [key for key, part in items if isinstance(part, torch.Tensor)]
-    return f"[{(tensors or [key for key, _ in items] or [0])[0]!r}]"
+        items = [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
+    tensors = [(key, part) for key, part in items if isinstance(part, torch.Tensor)]
+    fitting = [(key, part) for key, part in tensors if part.ndim == 2 and part.shape[1] == width]
+    return next((key for key, _ in (*fitting, *tensors, *items)), "[0]")
 
 
-def _pooling(value: Any) -> str:
-    ndim = value.ndim if isinstance(value, torch.Tensor) else 0
-    return {1: "h[:, None]", 3: "h.mean(1)"}.get(ndim, "h.flatten(1)")
+def _pooling(value: torch.Tensor, channels_first: bool) -> str:
+    """How a tensor may become (B, d)."""
+    if value.ndim == 1:
+        return "h[:, None]"
+    if value.ndim == 3:
+        return "h.mean(2)" if channels_first else "h.mean(1)"
+    return "h.mean((2, 3, 4))" if value.ndim == 5 else "h.flatten(1)"

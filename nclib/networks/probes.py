@@ -2,35 +2,31 @@
 is kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 
 from nclib.foundations.statistics import ClassStatistics
-from nclib.networks import parallel
-from nclib.networks.batches import Batch, Batches, Data, Unpacker, in_words
+from nclib.networks.batches import Batch, Batches, Data, Unpacker
 from nclib.networks.hooks import (
     Choice,
     Features,
     Point,
     Points,
-    applied,
     as_features,
-    classifier,
     device_of,
     evaluating,
     find,
     inner,
-    key_of,
     own_points,
     require_known,
     watching,
 )
+from nclib.networks.last_layer import last_layer, scores_of
 from nclib.networks.running import Groups, RunningStatistics
-from nclib.networks.samples import as_tensor
 
 
 class Probe(NamedTuple):
@@ -85,9 +81,10 @@ def probe(
     Every feature enters the sums at the moment when its layer puts it out, so that a later
     operation in place changes nothing. The network runs in evaluation mode and in its own
     floating-point type; afterwards each of its modules is in the mode in which it was, and
-    PyTorch's random numbers on the CPU go on as if nothing had been measured. All sums are in
-    float64 on the network's device; the resolution of the statistics is that of the type in which
-    the layer puts out its features, also where these are pooled in a wider one.
+    PyTorch's random numbers on the CPU go on as if nothing had been measured. What a module changes
+    by itself in evaluation mode, such as an observer of ranges, it changes here too. All sums are
+    in float64 on the network's device; the resolution of the statistics is that of the type in
+    which the layer puts out its features, also where these are pooled in a wider one.
 
     Under several processes each measures its own share: of ``Samples`` the share is made here, any
     other data must be shared out already, as a ``DistributedSampler`` does (which repeats samples
@@ -95,10 +92,11 @@ def probe(
 
     Args:
         network: Any network; also one that is compiled, or wrapped to be spread over devices.
-        data: Samples, or an iterable of pairs of inputs and labels, such as a DataLoader.
+        data: Samples, or an iterable of pairs of inputs and labels, such as a DataLoader. Samples
+            come class by class, which matters where a layer computes with the batch.
         points: Layers, by name ("layer4.1") or as modules, or a dictionary of them by names of your
             own; "input of fc" is what goes into a layer. By default ``network.points`` where a
-            network has such a dictionary, else the input of the last linear layer.
+            network has such a dictionary, else the input of the linear layer that makes the scores.
         num_classes: K, where classes may be missing: their counts are then zero. Without it K is
             the largest label plus one, and every class must occur.
         classes: The labels that count as classes, numbered anew in this order; samples with other
@@ -146,8 +144,24 @@ def probe(
     network = inner(network)
     batches = batches_for(network, data, reading)
     with evaluating(network):
-        places = _places(network, batches, points)
+        places = places_of(network, batches, points, scores)
         return collect(network, batches, places, reading, keep_scores=keep_scores)
+
+
+class Watcher(Protocol):
+    """Who looks on while statistics are collected.
+
+    Attributes:
+        extra: Points that are not measured; their features are taken as they are.
+    """
+
+    extra: list[Point]
+
+    def see(self, name: str, found: Features) -> None:
+        """What a point puts out."""
+
+    def end(self) -> None:
+        """The batch is through."""
 
 
 def collect(
@@ -157,6 +171,7 @@ def collect(
     reading: Reading,
     *,
     keep_scores: bool,
+    watcher: Watcher | None = None,
 ) -> Probe:
     """What ``probe`` returns, for batches that may have been begun.
 
@@ -165,9 +180,10 @@ def collect(
         batches: What it is fed.
         places: The points to measure.
         reading: How data and outputs are read.
-        keep_scores: Whether the scores are kept.
+        keep_scores: Whether scores and labels are kept.
+        watcher: Who looks on.
     """
-    kept_scores: list[torch.Tensor] = []
+    kept_scores: list[torch.Tensor | None] = []
     kept_labels: list[torch.Tensor] = []
     with evaluating(network):
         sums = {place.name: RunningStatistics(batches.device) for place in places}
@@ -178,143 +194,39 @@ def collect(
             groups = Groups.of(batch.labels, batches.device)
 
         def add(name: str, found: Features, batch: Batch) -> None:
-            sums[name].make_room(batch.K, found.h.shape[1])
-            sums[name].add(found.h, groups, found.resolution)
+            if name in sums:
+                sums[name].make_room(batch.K, found.h.shape[1])
+                sums[name].add(found.h, groups, found.resolution)
+            if watcher is not None:
+                watcher.see(name, found)
 
         def end(batch: Batch, output: Any) -> None:
+            if watcher is not None:
+                watcher.end()
+            if not keep_scores:
+                return
             kept = batch.labels >= 0
             kept_labels.append(batch.labels[kept].to(batches.device))
-            if keep_scores:
-                found = _scores(output, reading.get("scores"))
-                if found is not None:
-                    kept_scores.append(found[kept.to(found.device)])
+            found = scores_of(output, reading.get("scores"))
+            if found is not None and len(found) != len(kept):
+                found = None
+            kept_scores.append(None if found is None else found[kept.to(found.device)])
 
-        _run(network, batches, places, reading, add, begin=begin, end=end)
+        extra = watcher.extra if watcher is not None else []
+        run(network, batches, places, reading, add, extra=extra, begin=begin, end=end)
     statistics = {name: total.statistics(name) for name, total in sums.items()}
     for found in statistics.values():
         batches.require_all(found.counts)
     labels = torch.cat(kept_labels) if kept_labels else torch.zeros(0, dtype=torch.int64)
-    return Probe(statistics, torch.cat(kept_scores) if kept_scores else None, labels)
+    return Probe(statistics, _joined(kept_scores), labels)
 
 
-def disagreement(
-    network: nn.Module,
-    data: Data,
-    statistics: Mapping[str, ClassStatistics],
-    points: Points | None = None,
-    **reading: Unpack[Reading],
-) -> dict[str, float]:
-    """NC4 of each layer: how often the nearest class mean of its features disagrees with the
-    network's decision.
-
-    For the last features this is NC4 as ``nclib.nc4`` defines it. In the other layers the decision
-    is still that of the whole network. With ``classes`` it is a decision among these.
-
-    Args:
-        network: As for ``probe``.
-        data: As for ``probe``.
-        statistics: What ``probe`` found for the same layers: the class means.
-        points: As for ``probe``.
-        reading: ``num_classes``, ``classes``, ``select``, ``pool``, ``unpack``, ``scores`` and
-            ``batch_size`` as for ``probe``.
-
-    Returns:
-        A share between 0 and 1 for each name.
-
-    Raises:
-        TypeError: The network puts out no scores (N, K), one for each class at least, or as for
-            ``probe``.
-        ValueError: There are no samples, or as for ``probe``.
-
-    Examples:
-        >>> from nclib.networks import MLP, digits, disagreement, probe
-        >>> network, data = MLP((64, 30, 10)), [digits(20)]
-        >>> disagreement(network, data, probe(network, data).statistics)
-        {'layer 1': 0.9}
-    """
-    decided = decisions(network, data, statistics, points, **reading)
-    if decided.number == 0:
-        raise ValueError(
-            "data must hold samples, but there are none; what can be gone through only once may "
-            "have been gone through before."
-        )
-    return decided.disagreement
-
-
-class Decisions(NamedTuple):
-    """What the decisions of a network are compared with.
-
-    Attributes:
-        disagreement: NC4 of each layer, by name.
-        error: The share of samples whose label is another one.
-        number: The number of samples; if it is zero, the shares are NaN.
-        among: Among how many classes the network decides.
-    """
-
-    disagreement: dict[str, float]
-    error: float
-    number: int
-    among: int
-
-
-def decisions(
-    network: nn.Module,
-    data: Data,
-    statistics: Mapping[str, ClassStatistics],
-    points: Points | None,
-    **reading: Unpack[Reading],
-) -> Decisions:
-    """The decisions of a network beside the nearest class means and the labels.
-
-    The arguments are those of ``disagreement``.
-    """
-    network = inner(network)
-    batches = batches_for(network, data, reading)
-    scores = reading.get("scores")
-    wrong: dict[str, torch.Tensor] = {}
-    nearest: dict[str, torch.Tensor] = {}
-    number = torch.zeros((), dtype=torch.int64, device=batches.device)
-    errors = torch.zeros_like(number)
-    among = 0
-    with evaluating(network):
-        places = _places(network, batches, points)
-        centers = {place.name: _Centers.of(statistics[place.name]) for place in places}
-        for name in centers:
-            wrong[name] = torch.zeros_like(number)
-
-        def find_nearest(name: str, found: Features, batch: Batch) -> None:
-            nearest[name] = centers[name].nearest(found.h)
-
-        def compare(batch: Batch, output: Any) -> None:
-            nonlocal among
-            found = _scores(output, scores)
-            if found is None:
-                raise TypeError(
-                    f"the network puts out {in_words(output)}, but NC4 needs scores (N, K); say, "
-                    f"for instance, scores=lambda output: {_guess(output)}."
-                )
-            used = batch.labels if batches.classes is None else batches.classes
-            most = int(used.max()) if len(used) else -1
-            if most >= found.shape[1]:
-                raise TypeError(
-                    f"the network has scores for {found.shape[1]} classes, but there is a class "
-                    f"{most}, and NC4 needs a score for each."
-                )
-            if batches.classes is not None:
-                found = found[:, batches.classes.to(found.device)]
-            among = found.shape[1]
-            decision = found.argmax(1)
-            labels = batch.labels.to(decision.device)
-            kept = labels >= 0
-            number.add_(kept.sum())
-            errors.add_(((labels != decision) & kept).sum())
-            for name, index in nearest.items():
-                wrong[name] += ((index != decision) & kept).sum()
-
-        _run(network, batches, places, reading, find_nearest, end=compare)
-    counts = parallel.total(torch.stack([number, errors, *wrong.values()])).double()
-    error, *shares = (counts[1:] / counts[0]).tolist()
-    return Decisions(dict(zip(wrong, shares, strict=True)), error, int(counts[0]), among)
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """The scores of all batches, if they are there and of one width."""
+    found = [part for part in parts if part is not None]
+    if not found or len(found) < len(parts) or len({part.shape[1] for part in found}) > 1:
+        return None
+    return torch.cat(found)
 
 
 def features(
@@ -332,11 +244,12 @@ def features(
         reading: ``select``, ``pool``, ``unpack`` and ``batch_size`` as for ``probe``.
 
     Returns:
-        Features (N, d) in the order of the data.
+        Features (N, d) in the order of the data, in the type of the layer; NumPy has no bfloat16,
+        which becomes float32.
 
     Raises:
-        TypeError: As for ``probe``.
-        ValueError: As for ``probe``.
+        TypeError: As for ``probe``, or classes are to be chosen.
+        ValueError: As for ``probe``, or there are several points.
 
     Examples:
         >>> from nclib.networks import MLP, digits, features
@@ -344,17 +257,24 @@ def features(
         >>> features(network, [digits(20)], "layers.0").shape
         (200, 30)
     """
+    for name in ("num_classes", "classes", "scores"):
+        if name in reading:
+            raise TypeError(f"features takes all samples as they come, so there is no {name}.")
     network = inner(network)
     batches = batches_for(network, data, reading, in_order=True)
     parts: list[torch.Tensor] = []
     with evaluating(network):
-        batch = batches.first()
-        places = [classifier(network, batch)] if point is None else find(network, point)
+        places = places_of(network, batches, point, own=False)
+        if len(places) > 1:
+            raise ValueError("features gives those of one point, but there are several.")
 
         def keep(name: str, found: Features, batch: Batch) -> None:
-            parts.append(found.h.to("cpu", copy=True))
+            wide = found.h.float() if found.h.dtype == torch.bfloat16 else found.h
+            parts.append(wide.to("cpu", copy=True))
 
-        _run(network, batches, places, reading, keep)
+        run(network, batches, places, reading, keep)
+    if not parts:
+        raise ValueError("data must hold samples, but there are none.")
     return torch.cat(parts).numpy()
 
 
@@ -382,53 +302,39 @@ def batches_for(
     )
 
 
-class _Centers(NamedTuple):
-    """Class means about their middle, so that a common offset costs no digits.
+def places_of(
+    network: nn.Module,
+    batches: Batches,
+    points: Points | None,
+    choose: Callable[[Any], torch.Tensor] | None = None,
+    *,
+    own: bool = True,
+) -> list[Point]:
+    """The points to measure; by default those of the network, or the last layer's input.
 
-    Attributes:
-        origin: The middle of the class means, shape (d, 1).
-        M: Class means minus the middle, shape (d, K).
-        half: Half their squared lengths, shape (K, 1); infinite for a class without samples.
+    Args:
+        network: The network, in evaluation mode.
+        batches: What it is fed.
+        points: The points, as for ``probe``.
+        choose: Takes the scores from what the network puts out.
+        own: Whether the network's own points come first where there are none.
     """
-
-    origin: torch.Tensor
-    M: torch.Tensor
-    half: torch.Tensor
-
-    @classmethod
-    def of(cls, stats: ClassStatistics) -> "_Centers":
-        means = as_tensor(stats.means)
-        there = as_tensor(stats.counts > 0)
-        origin = means[:, there].mean(1, keepdim=True)
-        M = means - origin
-        half = M.square().sum(0)[:, None] / 2
-        half[~there] = torch.inf
-        return cls(origin, M, half)
-
-    def nearest(self, h: torch.Tensor) -> torch.Tensor:
-        """The nearest mean of each of the features (B, d)."""
-        origin, M, half = (tensor.to(h.device) for tensor in self)
-        # |h - m_k|^2 up to |h|^2.
-        return (half - M.T @ (h.double().T - origin)).argmin(0)
-
-
-def _places(network: nn.Module, batches: Batches, points: Points | None) -> list[Point]:
-    """The points to measure; by default those of the network, or the last linear layer's input."""
     if points is not None:
         return find(network, points)
-    own = own_points(network)
-    if own:
-        return find(network, own)
-    return [classifier(network, batches.first())]
+    offered = own_points(network) if own else {}
+    if offered:
+        return find(network, offered)
+    return [last_layer(network, batches.first(), choose).point]
 
 
-def _run(
+def run(
     network: nn.Module,
     batches: Batches,
     places: list[Point],
     reading: Reading,
     use: Callable[[str, Features, Batch], None],
     *,
+    extra: Sequence[Point] = (),
     begin: Callable[[Batch], None] = lambda batch: None,
     end: Callable[[Batch, Any], None] = lambda batch, output: None,
 ) -> None:
@@ -440,10 +346,13 @@ def _run(
         places: The points to measure.
         reading: How their outputs become features.
         use: Is told each point's name and features when they are put out.
+        extra: Further points, whose outputs are features as they are.
         begin: Called before a batch is put in.
         end: Called when the network has put out something for the batch.
     """
     require_known(reading, [place.name for place in places])
+    by_name = {place.name: place for place in (*extra, *places)}
+    plain = {place.name for place in extra} - {place.name for place in places}
     called: set[str] = set()
     current: list[Batch] = []
 
@@ -455,7 +364,8 @@ def _run(
             )
         called.add(name)
         (batch,) = current
-        found = as_features(name, value, reading.get("select"), reading.get("pool"))
+        how = () if name in plain else (reading.get("select"), reading.get("pool"))
+        found = as_features(by_name[name], value, *how)
         if len(found.h) != len(batch.labels):
             raise ValueError(
                 f"{name} puts out {len(found.h)} rows of features for {len(batch.labels)} labels; "
@@ -464,7 +374,7 @@ def _run(
             )
         use(name, found, batch)
 
-    with watching(places, seen):
+    with watching(by_name.values(), seen):
         for batch in batches:
             current[:] = [batch]
             called.clear()
@@ -477,23 +387,3 @@ def _run(
                         "over, or it computes with its weights in another way."
                     )
             end(batch, output)
-
-
-def _scores(output: Any, choose: Callable[[Any], torch.Tensor] | None) -> torch.Tensor | None:
-    """The scores (B, K) in what a network puts out, if they can be found."""
-    if choose is not None:
-        output = applied("scores", choose, output, "the network puts out")
-    elif not isinstance(output, torch.Tensor):
-        output = output.get("logits") if isinstance(output, Mapping) else None
-    if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[1] > 1:
-        return output
-    return None
-
-
-def _guess(output: Any) -> str:
-    """How the scores may be made of what a network puts out."""
-    if not isinstance(output, torch.Tensor):
-        return f"output{key_of(output)}"
-    if output.ndim == 2:  # one score for two classes
-        return "torch.cat([-output, output], 1)"
-    return "output.mean(1)" if output.ndim == 3 else "output.flatten(1)"

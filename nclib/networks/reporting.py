@@ -1,7 +1,9 @@
 """A table of all metrics, layer by layer, of any network."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from types import GeneratorType
 from typing import Any, NamedTuple, TextIO, Unpack
 
 import numpy as np
@@ -12,13 +14,13 @@ from nclib._tables import METRICS, text_table
 from nclib.foundations.metrics import nc1, nc1_trace, nc2, nc3
 from nclib.foundations.statistics import ClassStatistics
 from nclib.networks import parallel
-from nclib.networks.batches import Batch, Batches, Data
+from nclib.networks.batches import Batch, Batches, Data, in_words
+from nclib.networks.decisions import Decisions, NoDecision, decisions
 from nclib.networks.hooks import (
     Features,
     Point,
     Points,
     as_features,
-    classifier,
     evaluating,
     find,
     inner,
@@ -26,7 +28,18 @@ from nclib.networks.hooks import (
     require_known,
     watching,
 )
-from nclib.networks.probes import Decisions, Reading, batches_for, collect, decisions
+from nclib.networks.last_layer import LastLayer, last_layer
+from nclib.networks.probes import Reading, batches_for, collect
+
+ITERATORS: tuple[type, ...] = (
+    type(iter([])),
+    type(iter(())),
+    zip,
+    map,
+    filter,
+    enumerate,
+    reversed,
+)
 
 
 def report(
@@ -39,18 +52,19 @@ def report(
 ) -> list[dict[str, Any]]:
     r"""Print a table of all metrics of a network's layers, and return it as records.
 
-    NC3 compares the features that go into the last linear layer with its weights. NC4 is the share
-    of samples that the nearest class mean of a layer does not give to the class for which the
-    network decides. The data are gone through twice, as NC4 needs the class means first.
+    NC3 compares the last features with the weights of the linear layer that makes the scores of
+    them; if there is no such layer, NC3 is a dash and a note says why. NC4 is the share of samples
+    that the nearest class mean of a layer does not give to the class for which the network decides.
+    The data are gone through twice, as NC4 needs the class means first.
 
     Args:
         network: As for ``probe``.
         data: As for ``probe``; it must be possible to go through them twice.
         points: As for ``probe``. By default ``network.points`` where a network has such a
-            dictionary, else its parts up to the last linear layer, whose input is the last point.
-            A part that holds the last linear layer is replaced by its own parts. Left out, and
-            named below the table, is what leaves the features as they are, what is called more than
-            once, and what would need ``select`` or ``pool``.
+            dictionary, else its parts up to the layer that makes the scores, whose input is the
+            last point. A part that holds that layer is replaced by its own parts. Left out, and
+            named below the table, is what leaves the features of all samples as they are, what is
+            called more than once, and what would need ``select`` or ``pool``.
         file: Where the table goes; by default to the standard output.
         reading: ``num_classes``, ``classes``, ``select``, ``pool``, ``unpack``, ``scores`` and
             ``batch_size`` as for ``probe``.
@@ -61,8 +75,8 @@ def report(
 
     Raises:
         TypeError: As for ``probe``.
-        ValueError: As for ``probe``, or the data are not the same in both passes, as where they can
-            be gone through only once.
+        ValueError: As for ``probe``, or there are not as many samples in the second pass, as where
+            data can be gone through only once. If they are others, a note says so.
 
     Examples:
         >>> import torch
@@ -79,7 +93,8 @@ def report(
         1      30     2.1403     1.1253    0.75789     1.4013       0.91
     """
     network = inner(network)
-    if isinstance(data, Iterator):
+    file = _writable(file)
+    if isinstance(data, GeneratorType) or type(data) in ITERATORS:
         raise ValueError(
             "data can be gone through only once, but the metrics need two passes; give a list or "
             "a DataLoader."
@@ -88,29 +103,44 @@ def report(
     with evaluating(network):
         chosen = _choose(network, batches, points, reading)
     reading = _for_points(reading, {point.name for point in chosen.points})
-    found = collect(network, batches, chosen.points, reading, keep_scores=False)
-    decided, on_decisions = _decided(network, data, found.statistics, chosen.points, reading)
-    weights, on_weights = _rows(chosen.weights, batches.classes)
-    notes = [*chosen.notes, *on_decisions, *on_weights]
+    alike = _Alike(chosen)
+    found = collect(
+        network, batches, chosen.points, reading, keep_scores=False, watcher=alike
+    ).statistics
+    unchanged = alike.unchanged()
+    kept = [point for point in chosen.points if point.name not in unchanged]
+    reading = _for_points(reading, {point.name for point in kept})
+    decided, on_decisions = _decided(network, data, found, kept, reading)
+    weights, on_weights = _rows(chosen, batches.classes)
+    notes = [*chosen.notes, *_left_out(chosen, unchanged), *on_decisions, *on_weights]
+    last = alike.last()
     records = []
-    for name, stats in found.statistics.items():
-        values, reasons = _metrics(stats, weights if name in chosen.last else None)
+    for name in (point.name for point in kept):
+        stats = found[name]
+        values, reasons = _metrics(stats, weights if name in last else None)
         notes += [f"{METRICS[metric]} of {name}: {reason}" for metric, reason in reasons.items()]
-        records.append(
-            {
-                "layer": name,
-                "d": stats.d,
-                "N": stats.N,
-                "K": stats.K,
-                **values,
-                "nc4": decided.disagreement[name] if decided else None,
-            }
-        )
+        nc4 = decided.disagreement[name] if decided else None
+        sizes = {"layer": name, "d": stats.d, "N": stats.N, "K": stats.K}
+        records.append({**sizes, **values, "nc4": nc4})
     if parallel.rank() == 0:
-        counts = next(iter(found.statistics.values())).counts
         error = decided.error if decided else None
-        _print(records, counts, error, notes, file or sys.stdout)
+        _print(records, found[kept[0].name].counts, error, notes, file)
     return records
+
+
+def _writable(file: TextIO | None) -> TextIO:
+    """Where the table goes.
+
+    Raises:
+        TypeError: Text cannot be written there.
+    """
+    if file is None:
+        return sys.stdout
+    try:
+        file.write("")
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"file must be one for text, but it is {in_words(file)}.") from error
+    return file
 
 
 def _decided(
@@ -125,10 +155,10 @@ def _decided(
     Raises:
         ValueError: The data are not the same in both passes.
     """
-    stats = next(iter(statistics.values()))
+    stats = statistics[points[0].name]
     try:
         decided = decisions(network, data, statistics, points, **reading)
-    except TypeError as reason:
+    except (TypeError, NoDecision) as reason:
         return None, [f"NC4: {reason}"]
     if decided.number != stats.N:
         raise ValueError(
@@ -136,24 +166,49 @@ def _decided(
             f"first and {decided.number:,} in the second; give a list or a DataLoader over a data "
             "set that can be gone through twice."
         )
-    if decided.among <= stats.K:
-        return decided, []
-    return decided, [
-        f"NC4, error: the network decides among {decided.among:,} classes, of which {stats.K:,} "
-        f"are measured; for its decision among these say classes=range({stats.K})."
-    ]
+    notes = []
+    if not np.array_equal(decided.counts.numpy(), stats.counts):
+        notes.append(
+            "NC4, error: the second pass, on which they are computed, had other samples than the "
+            "first."
+        )
+    if decided.among > stats.K > 1:
+        notes.append(
+            f"NC4, error: the network decides among {decided.among:,} classes, of which "
+            f"{stats.K:,} are measured; for its decision among these say classes=range({stats.K})."
+        )
+    return decided, notes
 
 
-def _rows(
-    weights: np.ndarray | None, classes: torch.Tensor | None
-) -> tuple[np.ndarray | None, list[str]]:
-    """The last layer's weights for the classes that are measured, and a note if they lack one."""
-    if weights is None or classes is None:
+def _rows(chosen: "_Chosen", classes: torch.Tensor | None) -> tuple[np.ndarray | None, list[str]]:
+    """The last layer's weights for the classes that are measured, or a note why there are none."""
+    if chosen.last is None:
+        return None, []
+    if chosen.last.weights is None:
+        return None, [f"NC3: {chosen.last.reason}"]
+    weights = chosen.last.weights.cpu().numpy()
+    if classes is None:
         return weights, []
     most = int(classes.max())
     if most < len(weights):
         return weights[classes], []
     return None, [f"NC3: the last layer has {len(weights)} rows, but there is a class {most}."]
+
+
+def _left_out(chosen: "_Chosen", unchanged: set[str]) -> list[str]:
+    """Notes on layers that are left out as nothing happens there, and on what was averaged."""
+    notes = []
+    names = [p.name for p in chosen.points if p.name in unchanged and not p.before]
+    if names:
+        notes.append(f"left out, as the features stay as they are: {_some(names)}.")
+    averaged = [
+        f"{point.name} {chosen.averaged[point.name]}"
+        for point in chosen.points
+        if point.name in chosen.averaged
+    ]
+    if averaged:
+        notes.append(f"averaged over the last two axes: {_some(averaged)}.")
+    return notes
 
 
 def _for_points(reading: Reading, names: set[str]) -> Reading:
@@ -170,15 +225,17 @@ class _Chosen(NamedTuple):
     """What a report measures.
 
     Attributes:
-        points: The layers.
-        last: The names of those whose features go into the last linear layer.
-        weights: Its weights, or None if there is no such layer.
+        points: The layers, in the order in which they are called.
+        by_user: Whether they were named, so that none is left out.
+        last: The last layer, or None if there is none.
+        averaged: The shape of a sample where its positions are averaged, by layer.
         notes: Sentences on what is left out.
     """
 
     points: list[Point]
-    last: set[str]
-    weights: np.ndarray | None
+    by_user: bool
+    last: LastLayer | None
+    averaged: dict[str, tuple[int, ...]]
     notes: list[str]
 
 
@@ -204,40 +261,43 @@ def _choose(
 ) -> _Chosen:
     """The layers to report, after a look at the first batch."""
     batch = batches.first()
-    named = own_points(network) if points is None else points
-    last = None
+    named = points if points is not None else own_points(network) or None
+    last = reason = None
     try:
-        last = classifier(network, batch)
-    except ValueError:
-        if not named:
-            raise
-    if named or last is None:
+        last = last_layer(network, batch, reading.get("scores"))
+    except ValueError as error:
+        reason = str(error)
+    if named is not None:
         places = find(network, named)
+    elif last is not None:
+        places = [*_parts(network, last.point.module), last.point]
     else:
-        places = [*_parts(network, last.module), last]
+        places = _parts(network, None)
+        if not places:
+            raise ValueError(reason)
     require_known(reading, [place.name for place in places])
     look = _look(network, batch, places, reading)
-    notes: list[str] = []
-    if not named and last is not None:
-        places, notes = _worth_measuring(places, last, look)
-    notes += _averages(places, look)
+    averaged = {name: f.averaged for name, f in look.features.items() if f.averaged is not None}
+    if named is not None:
+        return _Chosen(places, True, last, averaged, [])
+    kept, notes = _measurable(places, last, look)
     if last is None:
-        return _Chosen(places, set(), None, notes)
-    if last.name not in look.features:  # the points were named, and it is none of them
-        look.features.update(_look(network, batch, [last], {}).features)
-    features = look.features.get(last.name)
-    same = {p.name for p in places if _equal(look.features.get(p.name), features)}
-    weights = torch.as_tensor(last.module.weight).detach().double().cpu().numpy()
-    return _Chosen(places, same, weights, notes)
+        notes.append(f"NC3: {reason}")
+    if not kept:
+        raise ValueError(
+            "the network has no part that can be measured; say with points which layers are meant."
+            + "".join(f" {note}" for note in notes)
+        )
+    return _Chosen(kept, False, last, averaged, notes)
 
 
-def _parts(module: nn.Module, last: nn.Module, prefix: str = "") -> list[Point]:
-    """The parts of a network by name; what holds the last linear layer is replaced by its parts."""
+def _parts(module: nn.Module, last: nn.Module | None, prefix: str = "") -> list[Point]:
+    """The parts of a network by name; what holds the last layer is replaced by its parts."""
     found = []
     for name, part in module.named_children():
         if part is last:
             continue
-        if any(inside is last for inside in part.modules()):
+        if last is not None and any(inside is last for inside in part.modules()):
             found += _parts(part, last, f"{prefix}{name}.")
         else:
             found.append(Point(prefix + name, part))
@@ -252,6 +312,7 @@ def _look(
 ) -> _Look:
     """Run the network on one batch and see what the points put out."""
     look = _Look([], {}, {})
+    by_name = {place.name: place for place in places}
 
     def seen(name: str, value: Any) -> None:
         if name in look.order:
@@ -259,7 +320,8 @@ def _look(
             return
         look.order.append(name)
         try:
-            found = as_features(name, value, reading.get("select"), reading.get("pool"))
+            how = reading.get("select"), reading.get("pool")
+            found = as_features(by_name[name], value, *how)
             look.features[name] = found._replace(h=found.h.clone())
         except (TypeError, ValueError) as reason:
             look.reasons[name] = str(reason)
@@ -269,31 +331,77 @@ def _look(
     return look
 
 
-def _worth_measuring(
-    places: Sequence[Point], last: Point, look: _Look
+def _measurable(
+    places: Sequence[Point], last: LastLayer | None, look: _Look
 ) -> tuple[list[Point], list[str]]:
-    """The parts up to the last linear layer that change the features, and notes on the others."""
+    """The parts up to the last layer that can be measured, and notes on the others."""
     by_name = {place.name: place for place in places}
-    kept: list[Point] = []
-    unchanged = []
+    end = len(look.order) if last is None else look.order.index(last.point.name) + 1
+    kept = []
     notes = []
-    for name in look.order[: look.order.index(last.name) + 1]:
-        if name in look.reasons and name != last.name:
+    for name in look.order[:end]:
+        if name in look.reasons and (last is None or name != last.point.name):
             notes.append(f"left out: {look.reasons[name]}")
-        elif not kept or not _equal(look.features.get(name), look.features.get(kept[-1].name)):
+        else:
             kept.append(by_name[name])
-        elif name != last.name:
-            unchanged.append(name)
-    if unchanged:
-        notes.append(f"left out, as the features stay as they are: {_some(unchanged)}.")
+    behind = [name for name in look.order[end:] if [*by_name[name].module.parameters()]]
+    if behind:
+        notes.append(f"left out, as it comes after the last features: {_some(behind)}.")
     return kept, notes
 
 
-def _averages(places: Sequence[Point], look: _Look) -> list[str]:
-    """A note on the layers whose features are means over the last two axes."""
-    shapes = {p.name: look.features[p.name].averaged for p in places if p.name in look.features}
-    names = [f"{name} {shape}" for name, shape in shapes.items() if shape is not None]
-    return [f"averaged over the last two axes: {_some(names)}."] if names else []
+class _Alike:
+    """Which layers show the same features as others, in every batch of the first pass.
+
+    Args:
+        chosen: The layers.
+
+    Attributes:
+        extra: The last features, where they are not among the layers.
+    """
+
+    def __init__(self, chosen: _Chosen):
+        names = [point.name for point in chosen.points]
+        self.before = {} if chosen.by_user else dict(pairwise(reversed(names)))
+        self.extra: list[Point] = []
+        self.last_name = None
+        if chosen.last is not None:
+            self.last_name = chosen.last.point.name
+            if self.last_name not in names:
+                self.extra = [chosen.last.point]
+        to_last = {(name, self.last_name) for name in names if self.last_name is not None}
+        self.pairs = [*{*self.before.items(), *to_last}]
+        self.pairs.sort()  # in the same order in every process
+        self.same = dict.fromkeys(self.pairs, True)
+        self.now: dict[str, Features] = {}
+
+    def see(self, name: str, found: Features) -> None:
+        """What a point puts out; a copy is kept until the batch is through."""
+        if any(same and name in pair for pair, same in self.same.items()):
+            self.now[name] = found._replace(h=found.h.clone())
+
+    def end(self) -> None:
+        """The batch is through."""
+        for pair, same in self.same.items():
+            if same:
+                self.same[pair] = _equal(self.now[pair[0]], self.now[pair[1]])
+        self.now.clear()
+
+    def agreed(self) -> dict[tuple[str, str], bool]:
+        """Which pairs are the same in every process."""
+        differ = torch.tensor([not same for same in self.same.values()], dtype=torch.int64)
+        total = parallel.total(differ) if len(differ) else differ
+        return dict(zip(self.same, (total == 0).tolist(), strict=True))
+
+    def unchanged(self) -> set[str]:
+        """The layers that leave the features as they are."""
+        same = self.agreed()
+        return {name for name, before in self.before.items() if same[name, before]}
+
+    def last(self) -> set[str]:
+        """The layers whose features go into the last layer."""
+        same = self.agreed()
+        return {a for a, b in same if b == self.last_name and same[a, b]}
 
 
 def _some(names: list[str], most: int = 4) -> str:
@@ -301,19 +409,21 @@ def _some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
-def _equal(one: Features | None, other: Features | None) -> bool:
-    """Whether two layers show the same features.
+def _equal(one: Features, other: Features) -> bool:
+    """Whether two layers show the same features of a batch.
 
     They do to all digits, but where the network averages over positions what was averaged here:
-    then they may differ by the rounding of a mean.
+    then an entry may differ by a unit of its type, and by the rounding of a sum.
     """
-    if one is None or other is None or one.h.shape != other.h.shape:
+    if one.h.shape != other.h.shape:
         return False
-    if (one.averaged is None) == (other.averaged is None):
+    if (one.averaged is None) == (other.averaged is None) or len(one.h) == 0:
         return torch.equal(one.h, other.h)
-    eps = max(one.resolution, other.resolution)
-    distance = (one.h.double() - other.h.double()).abs().max()
-    return bool(distance <= 8 * eps * one.h.double().abs().max())
+    a, b = one.h.double(), other.h.double()
+    unit = max(one.resolution, other.resolution)
+    size = torch.maximum(a.abs(), b.abs())
+    sums = 8 * min(unit, torch.finfo(torch.float32).eps) * size.amax(0)
+    return bool((a - b).abs().le(unit * size + sums).all())
 
 
 def _metrics(

@@ -367,10 +367,12 @@ COMMAND = ("run", "end-to-end", "--only", "mlp-digits", "--device", "cpu", "--ou
 
 @pytest.fixture(autouse=True)
 def interrupts_are_heard():
-    """What starts the tests in the background may have them ignore Ctrl-C, and their children."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What starts the tests in the background may have them ignore signals, and their children."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def started(*arguments, **how):

@@ -3,6 +3,7 @@ sentence that says what to do.
 """
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -121,34 +122,65 @@ def test_an_average_of_the_network_and_ours_are_the_same_features():
 
 
 class ChannelsLast(nn.Module):
-    """A layer normalization over channels that are the last axis, as in ConvNeXt and Swin."""
+    """Channels that are the last axis, as in ConvNeXt and Swin."""
 
-    def __init__(self, shape):
+    def __init__(self, shape, norm=False):
         super().__init__()
         self.shape = shape
-        self.norm, self.head = nn.LayerNorm(shape[-1]), nn.Linear(shape[-1], 4)
+        self.norm = nn.LayerNorm(shape[-1]) if norm else nn.Tanh()
+        self.head = nn.Linear(shape[-1], 4)
 
     def forward(self, x):
         return self.head(self.norm(x.view(-1, *self.shape)).mean((1, 2)))
 
 
-def test_channels_may_be_the_last_axis():
-    """PyTorch does not show it: a report names what was averaged, and what looks like it is
-    refused.
-    """
-    network = seeded(lambda: ChannelsLast((2, 3, 2)))
-    _, text = told(network, batches(X))
-    assert "averaged over the last two axes: norm (2, 3, 2)." in text
-    square = seeded(lambda: ChannelsLast((2, 2, 3)))
-    message = r"the first or the last of \(2, 2, 3\); say with pool={'norm': lambda h: h.mean\(\(1"
+@pytest.mark.parametrize("shape, norm", [((2, 2, 3), False), ((2, 3, 2), True), ((2, 2, 3), True)])
+def test_channels_may_be_the_last_axis(shape, norm):
+    """What looks like it, and a normalization over the last axis, is refused."""
+    network = seeded(lambda: ChannelsLast(shape, norm))
+    message = r"the first or the last of \(2, ., .\); say with pool={'norm': lambda h: h.mean\(\(1"
     with pytest.raises(ValueError, match=message):
-        probe(square, batches(X), "norm")
-    records, _ = told(square, batches(X), pool={"norm": lambda h: h.mean((1, 2))})
+        probe(network, batches(X), "norm")
+    records, _ = told(network, batches(X), pool={"norm": lambda h: h.mean((1, 2))})
     with torch.no_grad():
-        h = square.norm(torch.as_tensor(X).view(-1, 2, 2, 3)).mean((1, 2)).numpy()
-    want = measure(h, LABELS, square.head.weight.detach().numpy())
+        h = network.norm(torch.as_tensor(X).view(-1, *shape)).mean((1, 2)).numpy()
+    want = measure(h, LABELS, network.head.weight.detach().numpy())
     assert records[0]["nc1_trace"] == pytest.approx(want.nc1_trace, rel=1e-5)
     assert records[0]["nc3"] == pytest.approx(want.nc3, rel=1e-5)
+
+
+def test_what_is_averaged_is_named():
+    _, text = told(seeded(lambda: ChannelsLast((2, 3, 2))), batches(X))
+    assert "averaged over the last two axes: norm (2, 3, 2)." in text
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.MaxPool2d(1), nn.GroupNorm(1, 2)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_channels_of_convolutions_are_the_first_axis(layer):
+    """Also where the sizes look otherwise: (2, 2, 3)."""
+    network = nn.Sequential(nn.Unflatten(1, (2, 2, 3)), layer)
+    found = probe(network, batches(X), "1").statistics["1"]
+    with torch.no_grad():
+        h = network.eval()(torch.as_tensor(X)).mean((2, 3))
+    assert np.allclose(found.means[:, 0], h[LABELS == 0].mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, shape, axes",
+    [(nn.Conv1d, (3, 4), (2,)), (nn.Conv3d, (3, 1, 2, 2), (2, 3, 4))],
+    ids=["line", "space"],
+)
+def test_positions_on_a_line_or_in_space(kind, shape, axes):
+    network = nn.Sequential(nn.Unflatten(1, shape), kind(3, 5, 1))
+    hint = "h.mean(2)" if len(axes) == 1 else "h.mean((2, 3, 4))"
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        probe(network, batches(X), "1")
+    assert probe(network, batches(X), "1", pool=lambda h: h.mean(axes)).statistics["1"].d == 5
+    one = nn.Sequential(nn.Unflatten(1, (12, *(1 for _ in axes))), kind(12, 5, 1))
+    assert probe(one, batches(X), "1").statistics["1"].d == 5  # nothing to average
 
 
 @pytest.mark.parametrize("argument", ["select", "pool"])
@@ -304,22 +336,51 @@ def test_measuring_changes_no_training():
         assert torch.equal(train(look), undisturbed)
 
 
-def test_matrix_products_in_full_precision():
-    """A network is measured as it computes without shortcuts; afterwards they are back."""
+PLACES = [
+    (backend, kind)
+    for backend in ("cuda", "mkldnn", "cudnn")
+    for kind in ("matmul", "conv", "rnn")
+    if hasattr(getattr(getattr(torch.backends, backend), kind, None), "fp32_precision")
+]
+
+
+def precisions():
+    return [getattr(getattr(torch.backends, b), k).fp32_precision for b, k in PLACES]
+
+
+LOWERED = {
+    "as it is": lambda: None,
+    "set for all": lambda: torch.set_float32_matmul_precision("medium"),
+    "one backend": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "every backend": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "flag": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+}
+
+
+@pytest.mark.skipif(not PLACES, reason="PyTorch before 2.9 has other switches")
+@pytest.mark.parametrize("lowered", LOWERED)
+def test_float32_is_not_shortened(lowered):
+    """Matrix products and convolutions run in full precision, and afterwards as before."""
     seen = []
     network = plain()
-    network.first.register_forward_hook(
-        lambda *_: seen.append(torch.get_float32_matmul_precision())
-    )
-    before = torch.get_float32_matmul_precision()
+    network.first.register_forward_hook(lambda *_: seen.append(precisions()))
+    before, general = precisions(), torch.backends.fp32_precision
+    legacy = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision("medium")
-        probe(network, batches(X))
-        with pytest.raises(ValueError, match="NaN"):
-            probe(network, batches(np.full_like(X, np.nan)))
-        assert torch.get_float32_matmul_precision() == "medium" and set(seen) == {"highest"}
+        LOWERED[lowered]()
+        mine = precisions()
+        for x in (X, np.full_like(X, np.nan)):
+            try:
+                probe(network, batches(x))
+            except ValueError as error:
+                assert "NaN" in str(error)
+            assert precisions() == mine
+        assert np.all(np.array(seen) == "ieee")
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(legacy)
+        torch.backends.fp32_precision = general
+        for (backend, kind), value in zip(PLACES, before, strict=True):
+            getattr(getattr(torch.backends, backend), kind).fp32_precision = value
 
 
 def test_attention_by_the_names_of_its_parts():

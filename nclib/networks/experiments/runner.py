@@ -21,12 +21,13 @@ from nclib.measured.files import place, save_statistics
 from nclib.measured.records import Data, Epochs, Layers, Part, Result
 from nclib.networks import parallel
 from nclib.networks.data.load import load
+from nclib.networks.decisions import disagreement
 from nclib.networks.experiments.checkpoints import load_checkpoint, remove_drafts, save_checkpoint
 from nclib.networks.experiments.machine import this_part
 from nclib.networks.experiments.settings import Run
 from nclib.networks.hooks import own_points
 from nclib.networks.mlp import MLP, last_weights
-from nclib.networks.probes import disagreement, features, probe
+from nclib.networks.probes import features, probe
 from nclib.networks.resnet import ResNet18
 from nclib.networks.samples import Samples
 from nclib.networks.training import Trainer
