@@ -162,7 +162,7 @@ class Point:
 
     @cached_property
     def gradient(self) -> np.ndarray:
-        r"""Gradient (K, d): :math:`\nabla\varphi = \lambda_W W + WT - D\bar H^\top`."""
+        r"""Gradient (K, d) of the objective, :math:`\lambda_W W + WT - D\bar H^\top`."""
         return self.problem.model.lambda_W * self.W + self.output_moment - self.label_moment
 
     @cached_property
@@ -202,31 +202,31 @@ class Point:
 
     @cached_property
     def _hessian_factors(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Blocks of the Hessian product: what X meets from the right, and what the results meet."""
+        """Blocks of the Hessian product: what X meets, and what the results meet."""
         WG, b, lambda_W = self.solve.WG, self.problem.b, self.problem.model.lambda_W
         R = self.label_moment - self.output_moment
         right = np.hstack([self.W.T, self.means, WG.T, R.T])
-        left = np.hstack(
-            [self.solve.Gamma / b, lambda_W * np.eye(len(WG)) - self.residual_moment / b]
-        )
+        slack = lambda_W * np.eye(len(WG)) - self.residual_moment / b
+        left = np.hstack([self.solve.Gamma / b, slack])
         return right, left, np.vstack([WG, self.label_moment, R])
 
     def hessian(self, X: np.ndarray) -> np.ndarray:
-        r"""Hessian product at any W, stationary or not, with :math:`R = D\bar H^\top - WT`:
+        r"""Hessian product, stationary or not, with :math:`R = D\bar H^\top - WT`:
 
         .. math::
             \nabla^2\varphi(W)[X] = \Gamma XT + \lambda_W X - JXG^{-1}
             + WG^{-1}X^\top R + RX^\top WG^{-1}
 
-        Both G^{-1} are expanded by Woodbury, and the products of X with thin matrices taken
-        together.
+        Both G^{-1} are expanded by Woodbury, and the products of X with thin matrices
+        taken together.
         """
         right, left, rows = self._hessian_factors
         J, Gamma, b = self.residual_moment, self.solve.Gamma, self.problem.b
         XW, XH, XWG, XR = np.hsplit(X @ right, 4)
         Y = (X - XW @ self.solve.WG) * (self.scatter / b)
         along_WG = XR.T + (J @ XW - Gamma @ (Y @ self.W.T)) / b
-        return left @ np.vstack([Y, X]) + np.hstack([along_WG, Gamma @ XH, XWG.T]) @ rows
+        through = np.hstack([along_WG, Gamma @ XH, XWG.T])
+        return left @ np.vstack([Y, X]) + through @ rows
 
     @cached_property
     def second_moment(self) -> np.ndarray:
