@@ -322,6 +322,29 @@ def test_grown_layers_ratios_errors_and_floors(grown):
     same(ratio.mean, theirs.over_floor())
 
 
+@pytest.mark.parametrize(("name", "title"), [("cifar10", "CIFAR-10"), ("mnist", "MNIST")])
+def test_grown_networks_as_the_chapter_prints_them(name, title):
+    lines = lines_of("growing")
+    theirs = Grown(name)
+    assert len(theirs.runs) == 3
+    for run in theirs.runs:
+        who = f"{title:8} seed {run['seed']}"
+        for metric, label in (("nc1", "NC1"), ("nc1_trace", "NC1~")):
+            values = independent.probed(run, metric)
+            falls, steps = independent.falls(values)
+            ends = f"from {values[0]:.3g} to {values[-1]:.3g}"
+            assert f"{who}: {label:4} falls at {falls} of {steps} added layers, {ends}" in lines
+        loss = dict(independent.measured(run, "loss"))
+        first = f"{loss[10]:.4f} at epoch 10, {loss[20]:.4f} at epoch 20"
+        assert f"{who}: loss of the first stage {first}" in lines
+    ratios = " ".join(f"{x:.2f}" for x in theirs.ratios("nc1_trace"))
+    assert f"{title:8} {ratios}" in lines
+    shown = " ".join(f"{theirs.errors()[l]:.4f}" for l in (0, 1, 2, 9))
+    assert f"{title:8} training error after 1, 2, 3 and 10 layers: {shown}" in lines
+    shown = " ".join(f"{theirs.over_floor()[l]:.2f}" for l in (0, 1, 3, 9))
+    assert f"{title:8} NC1 over that from the loss, layers 1, 2, 4, 10: {shown}" in lines
+
+
 # ---- networks trained as a whole -----------------------------------------------------------------
 
 
