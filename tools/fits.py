@@ -10,6 +10,7 @@ file, and a test fits a sample of the steps again.
 import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from nclib import (
     minimize,
 )
 from nclib.measured.files import write_atomic
-from nclib.networks.experiments.machine import commit, processor, versions
+from nclib.networks.experiments.machine import processor, versions
 
 RESULTS = Path(__file__).resolve().parents[1] / "book/results"
 STATISTICS = RESULTS / "statistics/reduced"
@@ -93,6 +94,15 @@ def stored_steps() -> list[Step]:
         for seed in seeds:
             found += [Step(network, seed, *pair) for pair in pairwise(points)]
     return found
+
+
+def fingerprint() -> str:
+    """16 digits of a hash of all files of class statistics that are fitted."""
+    seen = sha256()
+    for step in stored_steps():
+        for point in (step.earlier, step.later):
+            seen.update(_path(step.network, step.seed, point).read_bytes())
+    return seen.hexdigest()[:16]
 
 
 def fitted(step: Step) -> dict[str, Any]:
@@ -175,9 +185,12 @@ def everything(jobs: int) -> list[dict[str, Any]]:
     return records
 
 
+def _path(network: str, seed: int, point: str) -> Path:
+    return STATISTICS / f"{network}-seed{seed}-{point.replace(' ', '')}.npz"
+
+
 def _load(network: str, seed: int, point: str) -> ClassStatistics:
-    path = STATISTICS / f"{network}-seed{seed}-{point.replace(' ', '')}.npz"
-    return load_statistics(path).statistics
+    return load_statistics(_path(network, seed, point)).statistics
 
 
 def _gap(solution: Solution, earlier: ClassStatistics) -> float:
@@ -205,7 +218,7 @@ def main() -> None:
     head = {
         "program": "python -m tools.fits",
         "fitted": list(FITTED),
-        "commit": commit(),
+        "statistics": fingerprint(),
         "processor": processor(),
         "versions": known,
     }

@@ -460,6 +460,42 @@ def resized(layer, other):
     return Layer(v * layer.means, v**2 * layer.within)
 
 
+# ---- stored fits ---------------------------------------------------------------------------------
+
+RIVALS = {
+    1: ("one contraction",),
+    2: ("two contractions", "contraction and frame"),
+    3: ("three numbers",),
+}
+
+
+def stored_fits():
+    """The records of the fits, by the kind of step that the chapter names."""
+    path = RESULTS / "fits/reduced/steps.json"
+    groups = {"perceptron layers": [], "projections": [], "identity": [], "last block": []}
+    for step in json.loads(path.read_text(encoding="utf-8"))["steps"]:
+        if step["network"].startswith("mlp"):
+            groups["perceptron layers"].append(step)
+        elif step["later"] == "block 8":
+            groups["last block"].append(step)
+        elif step["later"] in ("block 3", "block 5", "block 7"):
+            groups["projections"].append(step)
+        else:
+            groups["identity"].append(step)
+    return groups
+
+
+def better_and_worse(steps, numbers, error):
+    """At how many steps the model's error is below 0.9 of the best rival's, and above 1/0.9."""
+    better = worse = 0
+    for step in steps:
+        best = min(error(step[name]) for name in RIVALS[numbers])
+        mine = error(step["the model"])
+        better += mine < 0.9 * best
+        worse += 0.9 * mine > best
+    return better, worse
+
+
 # ---- the model on full matrices ------------------------------------------------------------------
 
 

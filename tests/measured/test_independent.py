@@ -490,3 +490,49 @@ def test_the_model_at_the_last_block_on_full_matrices():
     assert found.loss == pytest.approx(np.linalg.norm([errors[0], errors[1], errors[3]]), rel=1e-9)
     # It is far better than no change at all.
     assert found.loss < 0.2 * np.linalg.norm(np.array(independent.errors(before, after))[[0, 1, 3]])
+
+
+# ---- the model and its rivals at all stored steps ------------------------------------------------
+
+
+def test_stored_errors_of_no_change_on_full_matrices():
+    for group in independent.stored_fits().values():
+        for step in group:
+            points = (step[which].replace(" ", "") for which in ("earlier", "later"))
+            paths = [independent.statistics_file(step["network"], p, step["seed"]) for p in points]
+            errors = independent.errors(*map(independent.load_layer, paths))
+            stored = step["unchanged"]["errors"]
+            np.testing.assert_allclose(stored, errors, rtol=1e-6, atol=1e-6)
+            loss = np.linalg.norm([errors[0], errors[1], errors[3]])
+            assert step["unchanged"]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [1, 2, 3])
+def test_where_the_model_is_better_and_worse_as_the_chapter_prints_it(numbers):
+    lines = lines_of("prediction")
+    for name, group in independent.stored_fits().items():
+        counts = [
+            independent.better_and_worse(group, numbers, error)
+            for error in (
+                lambda found: found["loss"],
+                lambda found: abs(found["errors"][2]),
+                lambda found: found["errors"][4],
+            )
+        ]
+        shown = "  ".join(f"{better:3},{worse:3}" for better, worse in counts)
+        assert f"{name:18} of {len(group):2} steps   {numbers} numbers  {shown}" in lines
+
+
+def test_residual_blocks_as_the_chapter_prints_them():
+    lines = lines_of("prediction")
+    groups = independent.stored_fits()
+    for step in groups["identity"] + groups["last block"]:
+        points = (step[which].replace(" ", "") for which in ("earlier", "later"))
+        paths = [independent.statistics_file(step["network"], p) for p in points]
+        M, N = (independent.load_layer(path).centered for path in paths)
+        moved = np.linalg.norm(N - M) / np.linalg.norm(M)
+        cosine = np.vdot(M, N) / (np.linalg.norm(M) * np.linalg.norm(N))
+        start = f"{step['network']:16} {step['later']:9} {moved:6.2f} {cosine:6.2f}"
+        two = min(step[name]["loss"] for name in independent.RIVALS[2])
+        mine = f"{step['the model']['loss']:8.3f}"
+        assert any(line.startswith(f"{start} {mine}") and f"{two:6.3f}" in line for line in lines)

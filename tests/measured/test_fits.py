@@ -1,0 +1,44 @@
+"""The stored fits of all steps: a sample is fitted again, and nothing is missing."""
+
+import json
+
+import pytest
+
+from tools.fits import PREDICTIONS, STORED, Step, carried, fingerprint, fitted, stored_steps
+
+FILE = json.loads(STORED.read_text(encoding="utf-8"))
+RECORDS = {Step(*(record[field] for field in Step._fields)): record for record in FILE["steps"]}
+SAMPLE = [
+    Step("mlp-mnist", 1, "layer 5", "layer 6"),
+    Step("resnet18-mnist", 0, "block 7", "block 8"),
+]
+
+
+def test_all_steps_whose_statistics_are_stored_are_fitted():
+    assert list(RECORDS) == stored_steps()
+    assert len(RECORDS) == len(FILE["steps"]) == 46
+    assert FILE["statistics"] == fingerprint()
+
+
+@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: step.network)
+def test_a_sample_is_fitted_again(step):
+    again = fitted(step)
+    record = RECORDS[step]
+    for name in PREDICTIONS:
+        for key in ("loss", "scale", "errors"):
+            assert again[name][key] == pytest.approx(record[name][key], rel=1e-4, abs=1e-5)
+        assert again[name]["numbers"] == pytest.approx(record[name]["numbers"], rel=1e-3)
+    assert again["the model"]["certified"] == record["the model"]["certified"]
+
+
+@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: step.network)
+def test_a_sample_is_carried_again(step):
+    numbers = {name: RECORDS[step.before][name]["numbers"] for name in PREDICTIONS}
+    assert carried(step, numbers) == pytest.approx(RECORDS[step]["carried"], rel=1e-4)
+
+
+def test_numbers_of_another_step_are_noticed():
+    step, other = SAMPLE
+    assert RECORDS[step]["the model"]["loss"] != pytest.approx(
+        RECORDS[other]["the model"]["loss"], rel=1e-3
+    )
