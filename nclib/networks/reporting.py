@@ -244,12 +244,12 @@ class _Look(NamedTuple):
 
     Attributes:
         order: Names of the points as they are called.
-        features: Features by name, those of the first call.
+        averaged: By name, the shape of a sample whose positions are averaged.
         reasons: By name, why a point cannot be measured.
     """
 
     order: list[str]
-    features: dict[str, Features]
+    averaged: dict[str, tuple[int, ...]]
     reasons: dict[str, str]
 
 
@@ -277,9 +277,8 @@ def _choose(
             raise ValueError(reason)
     require_known(reading, [place.name for place in places])
     look = _look(network, batch, places, reading)
-    averaged = {name: f.averaged for name, f in look.features.items() if f.averaged is not None}
     if named is not None:
-        return _Chosen(places, True, last, averaged, [])
+        return _Chosen(places, True, last, look.averaged, [])
     kept, notes = _measurable(places, last, look)
     if last is None:
         notes.append(f"NC3: {reason}")
@@ -288,7 +287,7 @@ def _choose(
             "the network has no part that can be measured; say with points which layers are meant."
             + "".join(f" {note}" for note in notes)
         )
-    return _Chosen(kept, False, last, averaged, notes)
+    return _Chosen(kept, False, last, look.averaged, notes)
 
 
 def _parts(module: nn.Module, last: nn.Module | None, prefix: str = "") -> list[Point]:
@@ -321,8 +320,9 @@ def _look(
         look.order.append(name)
         try:
             how = reading.get("select"), reading.get("pool")
-            found = as_features(by_name[name], value, *how)
-            look.features[name] = found._replace(h=found.h.clone())
+            averaged = as_features(by_name[name], value, *how).averaged
+            if averaged is not None:
+                look.averaged[name] = averaged
         except (TypeError, ValueError) as reason:
             look.reasons[name] = str(reason)
 

@@ -271,7 +271,7 @@ def test_layers_behind_a_mean_are_compared_exactly(dtype):
 
 @pytest.mark.parametrize("points", [None, ["0", "3"]])
 def test_one_large_channel_hides_no_layer(points):
-    network = pooled(nn.ReLU(), bias=1e5)
+    network = pooled(nn.ReLU(), bias=1e7)
     records, _ = told(network, batches(IMAGES), points)
     assert [r["layer"] for r in records] == ["0", "3"]
     assert [r["nc3"] is None for r in records] == [True, False]
