@@ -134,7 +134,10 @@ def whole(book: list[tuple[Part, list[str]]], front: str, head: str, sheets: dic
 
 
 def printed(file: Path, html: str) -> bytes:
-    """What Chromium prints of a page beside the others; the page is removed afterwards."""
+    """What Chromium prints of a page beside the others; the page is removed afterwards.
+
+    Its name does not end in html, so that it is not taken for a page of the book meanwhile.
+    """
     file.write_text(html, encoding="utf-8")
     try:
         with browser() as instance:
@@ -212,7 +215,9 @@ def link_from(page: Path, pdf: Path) -> None:
     )
     if count != 1:
         raise ValueError(f"{page} must have one place for the link to the PDF, but has {count}.")
-    page.write_text(html, encoding="utf-8")
+    whole = page.with_suffix(".new")
+    whole.write_text(html, encoding="utf-8")
+    whole.replace(page)  # at once, as the pages may be looked at meanwhile
 
 
 def main() -> int:
@@ -238,7 +243,7 @@ def main() -> int:
     front = front_page(first)
     sheets: dict[str, int] = {}
     for _ in range(2):
-        pdf = printed(site / "whole.html", whole(book, front, head, sheets))
+        pdf = printed(site / "whole.htm", whole(book, front, head, sheets))
         sheets = sheets_of(pdf)
     title = plain(front.split("</p>")[0])
     file = site / NAME

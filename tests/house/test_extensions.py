@@ -189,6 +189,6 @@ def test_the_whole_book_is_printed_with_its_pages_in_the_contents(app, monkeypat
     chapter = next(i for i, page in enumerate(text) if "Theorem 1.1" in page and "equal" in page)
     assert f"First {chapter + 1}" in text[1]
     assert "Press" not in "".join(text)
-    assert not (app.outdir / "whole.html").exists()
+    assert not (app.outdir / "whole.htm").exists()
     assert f'href="../{pdf.NAME}"' in landing.read_text()
     assert pdf.NAME in capsys.readouterr().out
