@@ -9,14 +9,26 @@ document.addEventListener("click", (event) => {
   title.querySelector(".toggle-button").click();
 }, true);
 
-// A link to something inside a folded block opens the block.
+// A link to something inside a folded block opens the block. Sections take their height when they come into view, which
+// moves what is below them: for some frames the target is brought back to its place, unless the reader moves on.
 function openTarget() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const folded = target && target.closest(".toggle-hidden, details:not([open])");
-  if (!folded) return;
-  if (folded.matches("details")) folded.open = true;
-  folded.querySelector(".toggle-button")?.click();
-  target.scrollIntoView();
+  if (!target) return;
+  const folded = target.closest(".toggle-hidden, details:not([open])");
+  if (folded?.matches("details")) folded.open = true;
+  folded?.querySelector(".toggle-button")?.click();
+  let frames = 30;
+  const leave = () => { frames = 0; };
+  for (const event of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+    addEventListener(event, leave, { once: true, passive: true });
+  }
+  const place = parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop) || 0;
+  const settle = () => {
+    if (frames-- <= 0) return;
+    if (Math.abs(target.getBoundingClientRect().top - place) > 2) target.scrollIntoView();
+    requestAnimationFrame(settle);
+  };
+  settle();
 }
 window.addEventListener("hashchange", openTarget);
 window.addEventListener("load", openTarget);

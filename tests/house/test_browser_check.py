@@ -217,3 +217,37 @@ def test_a_page_that_never_finishes_loading_is_reported(instance):
         watch.pending = 1
         watch.settle(patience_ms=200)
     assert watch.found == ["still loading after 0.2 s"]
+
+
+def test_a_link_into_a_long_page_lands_below_its_header(instance, tmp_path):
+    """Also where what is above takes its height a moment later."""
+    script = (check.ROOT / "assets" / "book.js").read_text(encoding="utf-8")
+    style = (
+        "html { scroll-padding-top: 64px; overflow-anchor: none } body { margin: 0 }"
+        "section { content-visibility: auto; contain-intrinsic-size: auto 3000px }"
+    )
+    heights = (400, 9000, 700, 5000, 300, 8000, 600, 2000)
+    body = "".join(
+        f"<section><h2 id='s{i}'>x</h2><div style='height: {h}px'></div></section>"
+        for i, h in enumerate(heights)
+    )
+    file = tmp_path / "long.html"
+    file.write_text(
+        f"{HEAD}<style>{style}</style><body><main><article class='bd-article'>{body}</article>"
+        f"</main><script>{script}\n"
+        "addEventListener('load', () => setTimeout("
+        "() => { document.querySelector('main').style.paddingTop = '65px'; }, 100));"
+        "</script></body>",
+        encoding="utf-8",
+    )
+    page = instance.new_page(viewport={"width": 390, "height": 900})
+    for i in (2, 4, 6):
+        page.goto("about:blank")
+        page.goto(f"{file.as_uri()}#s{i}")
+        page.wait_for_timeout(1000)
+        top = page.evaluate(f"document.getElementById('s{i}').getBoundingClientRect().top")
+        assert abs(top - 64) < 3
+    page.evaluate("location.hash = '#s3'")
+    page.wait_for_timeout(1000)
+    assert abs(page.evaluate("document.getElementById('s3').getBoundingClientRect().top") - 64) < 3
+    page.close()
