@@ -98,11 +98,7 @@ def alive(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
         >>> alive(Model(0.2, 0.2), [90, 30, 10], layers=2)
         array([ True,  True, False])
     """
-    c = _strengths(model, counts, layers)
-    if layers == 1:
-        return c < 1
-    largest = (layers - 1) * log(layers - 1) - 2 * layers * log(layers)
-    return c < exp(largest / (layers + 1))
+    return _strengths(model, counts, layers) < _death(layers)
 
 
 def scores(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
@@ -131,11 +127,17 @@ def scores(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
         >>> scores(Model(0.2, 0.2), [90, 30, 10], layers=2).round(3)
         array([0.871, 0.714, 0.   ])
     """
-    c = _strengths(model, counts, layers)
-    living = alive(model, counts, layers)
+    c, death = _strengths(model, counts, layers), _death(layers)
     if layers == 1:
-        return np.where(living, 1 - c, 0.0)
-    return np.array([_score(x, layers) if on else 0.0 for x, on in zip(c, living, strict=True)])
+        return np.where(c < death, 1 - c, 0.0)
+    return np.array([_score(x, layers) if x < death else 0.0 for x in c])
+
+
+def _death(layers: int) -> float:
+    """The c_k from which on a class is dead, for L linear layers."""
+    if layers == 1:
+        return 1.0
+    return exp(((layers - 1) * log(layers - 1) - 2 * layers * log(layers)) / (layers + 1))
 
 
 def _score(c: float, layers: int) -> float:

@@ -195,30 +195,24 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def _full_precision() -> Iterator[None]:
     """Matrix products and convolutions of float32 as such; no search for the fastest kernel."""
     cudnn = torch.backends.cudnn
-    benchmark = cudnn.benchmark
     found = [
         getattr(backend, kind, None)
         for backend in (torch.backends.cuda, torch.backends.mkldnn, cudnn)
         for kind in ("matmul", "conv", "rnn")
     ]
     places: list[Any] = [place for place in found if hasattr(place, "fp32_precision")]
-    before = [place.fp32_precision for place in places]
-    if not places:  # PyTorch before 2.9
-        with cudnn.flags(cudnn.enabled, False, None, cudnn.deterministic, False):
-            precision = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
-            yield
-            torch.set_float32_matmul_precision(precision)
-        return
-    try:
+    with ExitStack() as stack:
+        stack.callback(setattr, cudnn, "benchmark", cudnn.benchmark)
         cudnn.benchmark = False
         for place in places:
+            stack.callback(setattr, place, "fp32_precision", place.fp32_precision)
             place.fp32_precision = "ieee"
+        if not places:  # PyTorch before 2.9
+            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            cudnn.allow_tf32 = False
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
         yield
-    finally:
-        cudnn.benchmark = benchmark
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
 
 
 class Features(NamedTuple):

@@ -107,13 +107,12 @@ def report(
     found = collect(
         network, batches, chosen.points, reading, keep_scores=False, watcher=alike
     ).statistics
-    unchanged = alike.unchanged()
+    unchanged, last = alike.found()
     kept = [point for point in chosen.points if point.name not in unchanged]
     reading = _for_points(reading, {point.name for point in kept})
     decided, on_decisions = _decided(network, data, found, kept, reading)
     weights, on_weights = _rows(chosen, batches.classes)
     notes = [*chosen.notes, *_left_out(chosen, unchanged), *on_decisions, *on_weights]
-    last = alike.last()
     records = []
     for name in (point.name for point in kept):
         stats = found[name]
@@ -370,9 +369,8 @@ class _Alike:
             if self.last_name not in names:
                 self.extra = [chosen.last.point]
         to_last = {(name, self.last_name) for name in names if self.last_name is not None}
-        self.pairs = [*{*self.before.items(), *to_last}]
-        self.pairs.sort()  # in the same order in every process
-        self.same = dict.fromkeys(self.pairs, True)
+        pairs = sorted({*self.before.items(), *to_last})  # in the same order in every process
+        self.same = dict.fromkeys(pairs, True)
         self.now: dict[str, Features] = {}
 
     def see(self, name: str, found: Features) -> None:
@@ -387,21 +385,16 @@ class _Alike:
                 self.same[pair] = _equal(self.now[pair[0]], self.now[pair[1]])
         self.now.clear()
 
-    def agreed(self) -> dict[tuple[str, str], bool]:
-        """Which pairs are the same in every process."""
+    def found(self) -> tuple[set[str], set[str]]:
+        """The layers that leave the features as they are, and those whose features are the last.
+
+        They are so in every process.
+        """
         differ = torch.tensor([not same for same in self.same.values()], dtype=torch.int64)
         total = parallel.total(differ) if len(differ) else differ
-        return dict(zip(self.same, (total == 0).tolist(), strict=True))
-
-    def unchanged(self) -> set[str]:
-        """The layers that leave the features as they are."""
-        same = self.agreed()
-        return {name for name, before in self.before.items() if same[name, before]}
-
-    def last(self) -> set[str]:
-        """The layers whose features go into the last layer."""
-        same = self.agreed()
-        return {a for a, b in same if b == self.last_name and same[a, b]}
+        same = {pair for pair, number in zip(self.same, total.tolist(), strict=True) if number == 0}
+        unchanged = {name for name, before in self.before.items() if (name, before) in same}
+        return unchanged, {name for name, other in same if other == self.last_name}
 
 
 def _some(names: list[str], most: int = 4) -> str:
