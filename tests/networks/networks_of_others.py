@@ -1,11 +1,14 @@
 """Networks and data as other people have them, and what is right for them by plain computation."""
 
+import io
 from collections import OrderedDict
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from nclib.networks import report
 
 rng = np.random.default_rng(1)
 LABELS = rng.permutation(np.repeat(np.arange(4), (9, 14, 1, 6)))
@@ -200,3 +203,14 @@ class TwoInputs(nn.Module):
 
     def forward(self, left, right):
         return self.head(torch.relu(self.body(torch.cat([left, right], 1))))
+
+
+def plain():
+    """A network of the usual kind with four outputs."""
+    return seeded(lambda: Changed(torch.relu))
+
+
+def told(*arguments, **options):
+    """The records and the text of a report."""
+    file = io.StringIO()
+    return report(*arguments, file=file, **options), file.getvalue()

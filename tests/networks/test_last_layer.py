@@ -1,6 +1,5 @@
 """NC3 belongs to the layer that makes the scores; everything else is a dash with a reason."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from nclib import measure
-from nclib.networks import probe, report
-from tests.networks.networks_of_others import IMAGES, LABELS, X, batches, seeded
-
-
-def told(*arguments, **options):
-    """The records and the text of a report."""
-    file = io.StringIO()
-    return report(*arguments, file=file, **options), file.getvalue()
+from nclib.networks import probe
+from tests.networks.networks_of_others import (
+    IMAGES,
+    LABELS,
+    X,
+    batches,
+    seeded,
+    told,
+)
 
 
 class Body(nn.Module):

@@ -1,7 +1,5 @@
 """Reports: the numbers of a plain computation, layer by layer, and what is left out."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -21,15 +19,10 @@ from tests.networks.networks_of_others import (
     X,
     batches,
     seeded,
+    told,
 )
 
 KEYS = ["layer", "d", "N", "K", "nc1", "nc1_trace", "nc2", "nc3", "nc4"]
-
-
-def quiet(*arguments, **options):
-    """The records and the text of a report."""
-    file = io.StringIO()
-    return report(*arguments, file=file, **options), file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +83,13 @@ def test_a_report_is_the_plain_computation(trained, capsys):
 
 def test_points_that_are_chosen(trained):
     network, x, y = trained
-    records, _ = quiet(network, [(x, y)], ["3", "input of 4"])
+    records, _ = told(network, [(x, y)], ["3", "input of 4"])
     a, b = records
     assert a["nc3"] is not None
     assert {k: v for k, v in a.items() if k != "layer"} == {
         k: v for k, v in b.items() if k != "layer"
     }
-    (record,), _ = quiet(network, [(x, y)], {"mine": network[1]})
+    (record,), _ = told(network, [(x, y)], {"mine": network[1]})
     assert record["layer"] == "mine" and record["nc3"] is None
 
 
@@ -107,7 +100,7 @@ def test_the_networks_of_the_book_report_their_own_points():
     trainer = Trainer(network, samples, Recipe(epochs=15, learning_rate=0.1, batch_size=25))
     for _ in range(15):
         trainer.run_epoch()
-    records, text = quiet(network, samples)
+    records, text = told(network, samples)
     assert [r["layer"] for r in records] == ["layer 1", "layer 2"]
     h = network.hidden(torch.as_tensor(images))[-1].detach().numpy()
     want = measure(h, labels, last_weights(network))._asdict()
@@ -116,14 +109,14 @@ def test_the_networks_of_the_book_report_their_own_points():
 
 
 def test_parts_are_found_and_what_cannot_be_measured_is_left_out():
-    records, text = quiet(seeded(Residual), batches(IMAGES))
+    records, text = told(seeded(Residual), batches(IMAGES))
     assert [r["layer"] for r in records] == ["stem", "conv", "norm", "pool"]
     assert records[-1]["nc3"] is not None
     assert "left out, as the features stay as they are: drop." in text
-    records, text = quiet(seeded(Recurrent), batches(SEQUENCES))
+    records, text = told(seeded(Recurrent), batches(SEQUENCES))
     assert [r["layer"] for r in records] == ["input of head"]
     assert "left out: lstm puts out a tuple of 2" in text
-    records, text = quiet(
+    records, text = told(
         seeded(Attention),
         batches(SEQUENCES),
         select=lambda o: o[0] if isinstance(o, tuple) else o,
@@ -142,31 +135,31 @@ def test_parts_are_found_and_what_cannot_be_measured_is_left_out():
         def forward(self, x):
             return self.tail(self.model(self.twice(self.twice(x))))
 
-    records, text = quiet(Wrapper(), batches(X))
+    records, text = told(Wrapper(), batches(X))
     assert [r["layer"] for r in records] == ["model.first", "input of model.head"]
     assert "left out: twice is called more than once" in text
 
 
 def test_what_is_not_defined_is_a_dash_with_a_reason():
     network = seeded(lambda: Changed(torch.relu_))
-    records, text = quiet(network, batches(X), num_classes=7)
+    records, text = told(network, batches(X), num_classes=7)
     assert records[0]["nc1"] is None and records[0]["K"] == 7
     assert "NC1 of first: class 4 has no samples." in text and "7 classes of 0 to 14" in text
     with torch.no_grad():
         network.first.weight.zero_()
-    records, text = quiet(network, batches(X))
+    records, text = told(network, batches(X))
     assert records[0]["nc1"] is None and records[0]["nc4"] is not None
     assert "NC1 of first: " in text and "-" in text
-    records, text = quiet(seeded(lambda: TwoOutputs("tuple")), batches(X))
+    records, text = told(seeded(lambda: TwoOutputs("tuple")), batches(X))
     assert [r["nc4"] for r in records] == [None] * len(records)
     assert "NC4: the network puts out a tuple of 2" in text and "error" not in text.splitlines()[0]
-    records, text = quiet(seeded(lambda: TwoOutputs("dictionary")), batches(X))
+    records, text = told(seeded(lambda: TwoOutputs("dictionary")), batches(X))
     assert None not in [r["nc4"] for r in records] and "error" in text.splitlines()[0]
 
 
 def test_chosen_classes_are_compared_with_their_weights():
     network = seeded(lambda: Changed(torch.relu_))
-    records, text = quiet(network, batches(X), classes=[3, 0, 1])
+    records, text = told(network, batches(X), classes=[3, 0, 1])
     kept = np.isin(LABELS, (3, 0, 1))
     y = np.array([(3, 0, 1).index(k) for k in LABELS[kept]])
     with torch.no_grad():
@@ -189,7 +182,7 @@ def test_a_report_changes_nothing_and_agrees_with_probe():
     network = seeded(Residual).train()
     network.norm.eval()
     modes = [module.training for module in network.modules()]
-    records, _ = quiet(network, batches(IMAGES))
+    records, _ = told(network, batches(IMAGES))
     assert [module.training for module in network.modules()] == modes
     stats = probe(network, batches(IMAGES), "stem").statistics["stem"]
     assert (records[0]["d"], records[0]["N"]) == (stats.d, stats.N)

@@ -10,18 +10,15 @@ from torch import nn
 
 from nclib import nc1
 from nclib.networks import disagreement, features, probe, report
-from tests.networks.networks_of_others import LABELS, Changed, X, batches, seeded
-
-
-def plain():
-    """A network of the usual kind with four outputs."""
-    return seeded(lambda: Changed(torch.relu))
-
-
-def told(*arguments, **options):
-    """The records and the text of a report."""
-    file = io.StringIO()
-    return report(*arguments, file=file, **options), file.getvalue()
+from tests.networks.networks_of_others import (
+    LABELS,
+    Changed,
+    X,
+    batches,
+    plain,
+    seeded,
+    told,
+)
 
 
 def test_statistics_of_other_classes_are_refused():

@@ -18,26 +18,16 @@ from tests.networks.networks_of_others import (
     LABELS,
     SEQUENCES,
     Attention,
-    Changed,
     Recurrent,
     Residual,
     Tied,
     TwoOutputs,
     X,
     batches,
+    plain,
     seeded,
+    told,
 )
-
-
-def plain():
-    """A network of the usual kind with four outputs."""
-    return seeded(lambda: Changed(torch.relu))
-
-
-def told(*arguments, **options):
-    """The records and the text of a report."""
-    file = io.StringIO()
-    return report(*arguments, file=file, **options), file.getvalue()
 
 
 class Once(IterableDataset):
