@@ -45,7 +45,7 @@ def picture(page, body, style=""):
 @needs_chromium
 @pytest.mark.parametrize("display", [False, True], ids=["inline", "display"])
 def test_a_compact_formula_is_the_same_drawing(page, display):
-    typesetter = Typesetter({})
+    typesetter = Typesetter()
     for tex in FORMULAS:
         typesetter.html(tex, display)
     raw = [typesetter.known[tex, display]["html"] for tex in FORMULAS]

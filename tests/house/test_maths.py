@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
 from docutils import nodes
@@ -11,10 +13,35 @@ from fontTools.ttLib import TTFont
 
 from tools.sphinx_ext.maths import TexError, Typesetter, display_source, keep_together
 
+BOOK = Path(__file__).resolve().parents[2] / "book"
+PAGES = sorted(path for path in BOOK.rglob("*") if path.suffix in (".md", ".ipynb"))
+# What is no text: code with its language, HTML, code within a line.
+CODE = re.compile(
+    r"^(?P<fence>`{3,})(?:\w+|\{raw\}[^\n]*)\n.*?^(?P=fence)$|`[^`\n]+`", re.DOTALL | re.MULTILINE
+)
+FORMULA = re.compile(
+    r"^(?P<fence>[`:]{3,})\{math\}[^\n]*\n(?::\w+:[^\n]*\n)*(?P<directive>.*?)^(?P=fence)"
+    r"|(?<!\\)\$\$(?P<display>.+?)\$\$|(?<!\\)\$(?P<inline>.+?)(?<!\\)\$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def formulas(path):
+    """The TeX of each formula in a page's text, and whether it stands on lines of its own."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    for found in FORMULA.finditer(CODE.sub("", text)):
+        if found["inline"]:
+            yield found["inline"], False
+        else:
+            yield display_source(found["directive"] or found["display"]), True
+
 
 @pytest.fixture(scope="module")
 def typesetter():
-    setter = Typesetter({"RR": r"\mathbb{R}", "norm": [r"\lVert #1\rVert", 1]})
+    setter = Typesetter()
     yield setter
     setter.close()
 
@@ -28,13 +55,13 @@ def text(html):
 @pytest.mark.parametrize(
     ("tex", "spoken"),
     [
-        (r"x \in \RR^d", "x∈Rd"),
-        (r"\norm{H}", "‖H‖"),
+        (r"x \in \mathbb{R}^d", "x∈Rd"),
+        (r"\left\lVert H \right\rVert", "‖H‖"),
         (r"x \text{ and } y", "x and y"),
         (r"\begin{psmallmatrix}a\\b\end{psmallmatrix}", "(ab)"),
     ],
 )
-def test_formulas_are_set_with_the_books_macros(typesetter, tex, spoken):
+def test_formulas_are_set_by_mathjax_alone(typesetter, tex, spoken):
     for display in (False, True):
         html = typesetter.html(tex, display)
         assert html.startswith("<mjx-container") and ('display="true"' in html) == display
@@ -54,6 +81,22 @@ def test_what_is_no_formula_is_refused(typesetter, tex, reason):
     with pytest.raises(TexError, match=reason):
         typesetter.html(tex, display=False)
     assert text(typesetter.html("x", display=False)) == "x"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(BOOK).as_posix())
+def test_formulas_need_no_macro_that_only_the_book_defines(typesetter, path):
+    refused = {}
+    for tex, display in formulas(path):
+        try:
+            typesetter.html(tex, display)
+        except TexError as error:
+            refused[tex] = str(error)
+    assert not refused
+
+
+def test_formulas_are_found_in_the_pages():
+    found = list(formulas(BOOK / "foundations" / "metrics.ipynb"))
+    assert len(found) > 300 and {display for _, display in found} == {True, False}
 
 
 def test_styles_hold_the_glyphs_that_are_used_and_ask_for_no_file(typesetter):

@@ -1,8 +1,8 @@
 // Sets formulas in the place of a browser: one request a line in, one answer a line out, both JSON.
-//   maths.js FOLDER MACROS    FOLDER holds MathJax, MACROS is an object of TeX macros
+//   maths.js FOLDER    FOLDER holds MathJax
 // {"tex": ..., "display": ...} is answered by {"html": ...} or {"error": ...}; {"styles": true} by {"css": ...}.
 const path = require("path");
-const [folder, macros] = [process.argv[2], JSON.parse(process.argv[3])];
+const folder = process.argv[2];
 
 const settings = {
   loader: {
@@ -12,7 +12,6 @@ const settings = {
     load: ["input/tex-full", "output/chtml", "adaptors/liteDOM", "a11y/assistive-mml"],
   },
   tex: {
-    macros,
     packages: { "[-]": ["noerrors", "noundefined", "autoload", "require"] },
     formatError: (jax, error) => { throw error; },
   },

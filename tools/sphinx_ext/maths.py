@@ -71,15 +71,14 @@ def mathjax_folder() -> Path:
 class Typesetter:
     """MathJax in a process of its own, which sets one formula after the other.
 
-    Args:
-        macros: Macros of TeX by name, as MathJax takes them.
+    It knows no macros of this book: a notebook's formulas are read in JupyterLab too.
     """
 
-    def __init__(self, macros: dict[str, Any]) -> None:
+    def __init__(self) -> None:
         node, _ = compute_driver_executable()
         self.folder = mathjax_folder()
         self.process = subprocess.Popen(
-            [node, str(PROGRAM), str(self.folder), json.dumps(macros)],
+            [node, str(PROGRAM), str(self.folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -189,8 +188,8 @@ class Renderer:
     typesetter: Typesetter
 
     def start(self, app: Sphinx, config: Config) -> None:
-        """Start MathJax with the book's macros."""
-        self.typesetter = Typesetter(config.mathjax3_config["tex"]["macros"])
+        """Start MathJax."""
+        self.typesetter = Typesetter()
 
     def finish(self, app: Sphinx, exception: Exception | None) -> None:
         """Write the styles of all formulas."""
