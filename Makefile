@@ -58,6 +58,7 @@ experiments: .venv/installed  ## measure the real networks again: complete runs 
 	@$(BIN)/python -m nclib.networks run weight-decay --scale reduced --device cpu --seed $(SEEDS)
 
 lab: .venv/installed  ## JupyterLab in this environment
+	@$(BIN)/jupyter trust book/*.ipynb book/*/*.ipynb > /dev/null || true  # shows the stored figures before a run
 	@$(BIN)/jupyter lab --notebook-dir=book
 
 serve: book  ## render the book and serve it on this computer
