@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nclib.networks.experiments import rest
+from nclib.networks.experiments import rest, sweep
 
 CASES = list(rest.cases("smoke"))
 SMALL = replace(CASES[0], depth=1, end=0.02, iterations=150, dimension=4, per_class=3)
@@ -101,7 +101,7 @@ def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(rest, "cases", lambda scale: cases)
     made = []
     monkeypatch.setattr(rest, "carry_out", lambda case: made.append(case) or record)
-    first = rest.path_of(SMALL, "smoke", tmp_path)
+    first = sweep.path_of(tmp_path, "rest", "smoke", SMALL)
     first.parent.mkdir(parents=True)
     first.write_text(json.dumps(record), encoding="utf-8")
     arguments = ["run", "--scale", "smoke", "--out", str(tmp_path)]

@@ -7,13 +7,10 @@ The plan, with its criteria, is in book/results/PLAN.md. A network takes a minut
 scale; each is one file, and the same command goes on with those that are missing.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,9 +23,9 @@ from nclib.foundations.metrics import nc1, nc1_trace
 from nclib.foundations.minimize import minimize
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
-from nclib.measured.entries import SCALES
 from nclib.networks.balance import BlockBalance, balance, horizon, settle
-from nclib.networks.data.load import load
+from nclib.networks.experiments import sweep
+from nclib.networks.experiments.components import components
 from nclib.networks.experiments.machine import this_part
 from nclib.networks.recipe import Recipe
 from nclib.networks.residual import ResidualMLP
@@ -113,14 +110,8 @@ def prepared(case: Case) -> tuple[Samples, dict[str, Any]]:
 
     They are centered, and their mean square per component is one.
     """
-    data = load(case.data).subset(case.per_class, seed=0)
-    x = data.images.reshape(data.N, -1).astype(float)
-    x = x - x.mean(axis=0)
-    axes = np.linalg.svd(x, full_matrices=False)[2][: case.dimension]
-    x = x @ axes.T
-    x /= np.sqrt(np.mean(x**2))
-    source = {"source": data.source, "fingerprint": data.fingerprint, "samples": data.N}
-    return Samples(x, data.labels, dtype=torch.float64), source
+    x, labels, source = components(case.data, case.per_class, case.dimension)
+    return Samples(x, labels, dtype=torch.float64), source
 
 
 def carry_out(case: Case) -> dict[str, Any]:
@@ -367,43 +358,17 @@ def _key(record: dict[str, Any], variant: str | None = None) -> str:
 # ---- the command --------------------------------------------------------------------------------
 
 
-def path_of(case: Case, scale: str, out: Path) -> Path:
-    """The file of a network's record."""
-    return out / "rest" / scale / f"{case.name}.json"
+def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the command prints of the networks at hand."""
+    restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
+    yield f"{restless} with a relative gradient above 1e-4"
+    for name, (yes, count) in verdict(records).items():
+        yield f"{name}: {yes} of {count}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status: 3 if time was up first."""
-    parser = argparse.ArgumentParser(prog="python -m nclib.networks.experiments.rest")
-    parser.add_argument("command", choices=("run", "verdict"))
-    parser.add_argument("--scale", choices=SCALES, default="smoke")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
-    options = parser.parse_args(arguments)
-    deadline = time.monotonic() + options.time_limit
-    wanted = list(cases(options.scale))
-    paths = [path_of(case, options.scale, options.out) for case in wanted]
-    if options.command == "verdict":
-        records = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
-        print(f"{len(records)} of {len(wanted)} networks")
-        restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
-        print(f"{restless} with a relative gradient above 1e-4")
-        for name, (yes, count) in verdict(records).items():
-            print(f"{name}: {yes} of {count}")
-        return 0
-    for number, (case, path) in enumerate(zip(wanted, paths, strict=True), start=1):
-        if path.exists():
-            continue
-        if time.monotonic() > deadline:
-            print("Time is up; the same command goes on.", file=sys.stderr)
-            return 3
-        record = carry_out(case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-        print(f"{number} of {len(wanted)}: {case.name}, {record['duration_s']} s", flush=True)
-    return 0
+    return sweep.main("rest", arguments, cases=cases, carry_out=carry_out, sentences=sentences)
 
 
 if __name__ == "__main__":
