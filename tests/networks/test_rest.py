@@ -29,6 +29,14 @@ def test_the_plan_has_120_baselines_and_80_variants():
     assert power.decays == (1e-3, 0.256) and not power.skip
 
 
+def test_the_reduced_scale_has_24_baselines_and_24_variants_of_three_seeds():
+    reduced = list(rest.cases("reduced"))
+    assert len({case.name for case in reduced}) == len(reduced) == 48
+    assert Counter(case.variant == "baseline" for case in reduced) == {True: 24, False: 24}
+    assert {case.seed for case in reduced} == {10, 11, 12}
+    assert {(case.data, case.per_class, case.dimension) for case in reduced} == {("digits", 20, 32)}
+
+
 @pytest.fixture(scope="module")
 def record():
     return rest.carry_out(SMALL)

@@ -84,23 +84,40 @@ class Case:
         return features * self.decay, last * self.decay
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the experiment; the first decay is that of the variants."""
+
+    seeds: tuple[int, ...]
+    depths: tuple[int, ...]
+    decays: tuple[float, ...]
+    per_class: dict[str, int]
+    dimension: int
+    end: float
+    iterations: int
+
+
+SIZES = {
+    "smoke": Scale((0,), (2,), (4e-3,), {"digits": 8}, 6, 0.5, 1500),
+    "reduced": Scale((10, 11, 12), (4, 8), (1e-3, 3e-3), {"digits": 20}, 32, 6.0, 2000),
+    "full": Scale(
+        (0, 1, 2, 3, 4), (4, 8), (1e-3, 3e-4, 3e-3), {"digits": 50, "mnist": 100}, 64, 6.0, 4000
+    ),
+}
+
+
 def cases(scale: str) -> Iterator[Case]:
-    """All networks of a scale: every baseline, and the variants of the middle decay."""
-    full = scale != "smoke"
-    depths, decays = ((4, 8), (1e-3, 3e-4, 3e-3)) if full else ((2,), (4e-3,))
-    middle, seeds = decays[0], range({"smoke": 1, "reduced": 2, "full": 5}[scale])
-    size = {"dimension": 64, "end": 6.0, "iterations": 4000}
-    if not full:
-        size = {"dimension": 6, "end": 0.5, "iterations": 1500}
-    per_class = {"digits": 50, "mnist": 100} if full else {"digits": 8}
-    for decay in decays:
-        for seed in seeds:
-            for data, count in per_class.items():
+    """All networks of a scale, seed by seed: every baseline, and variants of the first decay."""
+    sizes = SIZES[scale]
+    last = (sizes.dimension, sizes.end, sizes.iterations)
+    for seed in sizes.seeds:
+        for decay in sizes.decays:
+            for data, count in sizes.per_class.items():
                 for skip in (True, False):
-                    for depth in depths:
-                        case = Case(data, skip, depth, decay, "baseline", seed, count, **size)  # type: ignore[arg-type]
+                    for depth in sizes.depths:
+                        case = Case(data, skip, depth, decay, "baseline", seed, count, *last)
                         yield case
-                        if decay == middle:
+                        if decay == sizes.decays[0]:
                             yield replace(case, variant="features-double")
                             yield replace(case, variant="last-double" if skip else "last-power")
 
