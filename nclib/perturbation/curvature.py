@@ -35,7 +35,7 @@ MOST_PRODUCTS = 5_000
 
 
 class Curvature:
-    r"""The Hessian of the reduced problem at a strict local minimizer, ready to be solved with.
+    r"""The Hessian of the reduced problem at a nondegenerate minimizer, ready to be solved with.
 
     It is made from statistics alone: its cost does not grow with the number of samples. Up to
     K = 30 classes it is factored, in O(d^3 + K^6); beyond, it is applied, O(K^2 d) a product, in
@@ -56,7 +56,7 @@ class Curvature:
 
     Raises:
         ValueError: The weights are not stationary for these statistics, or the minimizer is
-            degenerate (not a strict local minimum), so that it has no first-order response.
+            degenerate (the Hessian is singular), so that it has no first-order response.
 
     Examples:
         >>> import numpy as np

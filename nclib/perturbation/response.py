@@ -1,6 +1,6 @@
 r"""First-order response of the minimizer of Eq. 2 to its input features (Theorem 4.1, Eqs. 5, 6).
 
-At a strict local minimizer (W, H), with :math:`G = W^\top W + bI`, :math:`b = \lambda_H + \beta`,
+At a nondegenerate minimizer (W, H), with :math:`G = W^\top W + bI`, :math:`b = \lambda_H + \beta`,
 :math:`E = WH - Y`, :math:`\bar n = N/K` and the Hessian :math:`\mathcal A` of the reduced problem
 in W,
 
@@ -228,7 +228,7 @@ def response(solution: Solution, features: ArrayLike, labels: ArrayLike) -> Resp
     Raises:
         TypeError: The features are not real or the labels not integers.
         ValueError: Shapes or labels are wrong, the solution is not a minimizer for these features,
-            or the minimizer is degenerate (not a strict local minimum), so that it has no
+            or the minimizer is degenerate (the Hessian is singular), so that it has no
             first-order response.
 
     Examples:
