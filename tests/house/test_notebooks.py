@@ -30,6 +30,7 @@ ABSOLUTE = re.compile(
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 WIDTH = tomllib.loads((ROOT / "book/ruff.toml").read_text(encoding="utf-8"))["line-length"]
 LINE = 100  # characters of output text; longer lines cannot be read even on a desktop page
+MARK = re.compile(r"\S \(by (hand|computer|hand and by computer), (easy|medium|hard)\)$")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 
 
@@ -161,6 +162,15 @@ def test_exercises_have_folded_solutions(path):
         for label, options in solutions
         if not re.search(r"^:class: dropdown$", options, re.MULTILINE)
     ] == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+def test_every_exercise_says_how_and_how_hard(path):
+    prose = "\n".join(
+        cell.source for cell in notebooks.load(path).cells if cell.cell_type == "markdown"
+    )
+    titles = re.findall(r"^:{3,}\{exercise\}([^\n]*)$", prose, re.MULTILINE)
+    assert [title for title in titles if not MARK.search(title)] == []
 
 
 # ---- the tool that executes and mirrors them ----
