@@ -34,6 +34,7 @@ HYPOTHESES = {
     "near collapse": "the input is a collapsed minimizer, or close to one",
     "c < 1": "the decays are not too strong: c = sqrt(lambda_W lambda_H) < 1",
     "d >= K": "there are at least as many dimensions as classes (cross-entropy: d >= K - 1)",
+    "two classes": "there are two classes",
     "trained network": "measured on networks, not proved",
 }
 

@@ -46,7 +46,7 @@ class Instance(NamedTuple):
         W, offset, H = self.unpack(x)
         Z = W.dot(H) + offset[:, None]
         if self.loss == "cross-entropy":
-            ex = np.array([[z.exp() for z in row] for row in Z], dtype=object)
+            ex = np.frompyfunc(lambda z: z.exp(), 1, 1)(Z)
             Z = ex / ex.sum(axis=0)
         E = Z.copy()
         for i, y in enumerate(self.labels):
@@ -201,6 +201,19 @@ def test_unequal_classes_can_raise_the_ratio_under_squared_loss():
     labels = np.array([0, 0, 1, 1])
     balanced = Instance("0.01", "0.01", "150", even, labels, "squared", bias=False)
     assert nc1_trace(balanced.proved(), labels) < nc1_trace(even, labels)
+
+
+def test_two_unequal_classes_can_raise_the_ratio_under_cross_entropy():
+    """The same four samples: the ratio rises without a bias and falls with one."""
+    a = ball("0.2").sqrt()
+    rows = [[ball("0.2"), arb(0), sign * a] for sign in (1, -1, 0)]
+    H0 = np.array([*rows, [ball("0.5"), arb(0), arb(0)]], dtype=object).T
+    labels = np.array([0, 0, 0, 1])
+    for bias in (False, True):
+        H = Instance("0.01", "0.01", "150", H0, labels, "cross-entropy", bias).proved()
+        for weighted in (False, True):
+            before, after = (nc1_trace(features, labels, weighted) for features in (H0, H))
+            assert after < before if bias else after > before * ball("1.02")
 
 
 def test_a_bias_repairs_unequal_classes_under_squared_loss():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import linalg, special
+from scipy import linalg, optimize, special
 
 from nclib import ClassStatistics, Model, Status, nc1_trace
 from nclib.beyond import cross_entropy as ce
@@ -328,6 +328,84 @@ def test_along_the_flow_a_free_bias_is_enough(seed, K, d, sizes, log_spread):
     scale = 1e-9 * (here.between + here.within)
     assert monotone >= 0 and shrunk <= scale
     assert grown == pytest.approx(2 * gain / len(y), rel=1e-7, abs=scale)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    d=st.integers(1, 5),
+    n=st.integers(1, 9),
+    log_W=st.floats(-3, 0),
+    lambda_H=st.sampled_from([0.0, 0.02, 0.5]),
+    log_beta=st.floats(-2, 3),
+    log_spread=st.floats(-2, 1),
+    shift=st.sampled_from([0.0, 0.0, 5.0]),
+    far=st.sampled_from([1.0, 30.0]),
+)
+def test_two_classes_of_one_size_need_no_bias(
+    seed, d, n, log_W, lambda_H, log_beta, log_spread, shift, far
+):
+    """Certified minimizers without a bias, also with a common mean and a sample far away."""
+    problem = random_problem(seed, 2, d, n, 10**log_W, lambda_H, 10**log_beta, 10**log_spread)
+    problem.features[0] *= far
+    problem = problem._replace(features=problem.features + shift)
+    solution, x = solved(problem, False)
+    if not solution.certified:
+        return
+    model, H0, y = problem
+    start, end = traces(H0, y), traces(x.features, y)
+    floor, rounding = (model.beta / model.b) ** 2, 1e-9 * np.sum(H0**2) / len(y)
+    gain = model.lambda_W / 2 / model.b * np.sum(x.weights**2)
+    assert end.within <= floor * start.within + rounding
+    assert end.between >= floor * start.between + gain - rounding
+    along = [traces(H0 + t * (x.features - H0), y) for t in np.linspace(0, 1, 6)]
+    if start.between > 1e3 * rounding:
+        ratios = [a.within / a.between for a in along]
+        assert max(np.diff(ratios)) <= 1e-9 * ratios[0]
+
+
+def test_certified_problems_of_two_classes_are_common_and_all_fall():
+    """What the test above must not do: hold because nothing is certified, or nothing moves."""
+    falls, rng = [], np.random.default_rng(0)
+    for seed in range(60):
+        problem = random_problem(seed, 2, 3, 5, 0.05, 0.02, 10 ** rng.uniform(0, 2))
+        solution, x = solved(problem, False)
+        if solution.certified:
+            start, end = (
+                traces(problem.features, problem.labels),
+                traces(x.features, problem.labels),
+            )
+            falls.append(1 - end.within / end.between * start.between / start.within)
+    assert len(falls) > 40 and min(falls) > 1e-6 and max(falls) > 0.05
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    d=st.integers(1, 5),
+    n=st.integers(1, 9),
+    lambda_W=st.sampled_from([0.003, 0.03, 0.3]),
+    log_spread=st.floats(-2, 1),
+)
+def test_along_the_flow_two_classes_of_one_size_need_no_bias(seed, d, n, lambda_W, log_spread):
+    """At any state, with the best weights of a plain logistic regression of its own."""
+    model, H, y = random_problem(seed, 2, d, n, lambda_W, 0.02, 1.0, 10**log_spread)
+    sign = 1 - 2 * y
+
+    def objective(w):
+        margins = 2 * sign * (H @ w)
+        value = np.logaddexp(0, -margins).mean() + lambda_W / 2 * w @ w
+        return value, lambda_W * w - 2 * (special.expit(-margins) * sign) @ H / len(y)
+
+    options = {"ftol": 0, "gtol": 1e-13, "maxiter": 5000}
+    w = optimize.minimize(objective, np.zeros(d), jac=True, method="L-BFGS-B", options=options).x
+    q = special.expit(-2 * sign * (H @ w))
+    velocity = 2 * (sign * q)[:, None] * w - model.lambda_H * H
+    ahead, here, back = (traces(H + s * velocity, y) for s in (0.1, 0.0, -0.1))
+    grown = (ahead.between - back.between) / 0.2 + 2 * model.lambda_H * here.between
+    shrunk = (ahead.within - back.within) / 0.2 + 2 * model.lambda_H * here.within
+    scale = 1e-6 * (here.between + here.within)
+    assert shrunk <= scale and grown >= 2 * lambda_W * w @ w - scale
 
 
 def rising():
