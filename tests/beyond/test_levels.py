@@ -287,6 +287,23 @@ def test_grown_levels_follow_the_geometric_law():
     assert np.ptp(np.diff(np.log(expected.nc1))) < 1e-14
 
 
+@pytest.mark.parametrize("L", [2, 7, 40])
+def test_the_rate_in_depth_of_equal_pulls(L):
+    """Minimizers with uneven deviations within the classes, and the levels grown beside them."""
+    lambda_W, decay, B, K, d = 0.03, 0.2, 1.7, 3, 4
+    frame = Model(lambda_W, decay).collapsed(K, d).means
+    within = 1e-10 * np.diag([5.0, 1, 0.2, 2])
+    near = ClassStatistics(np.full(K, 4), frame, within)
+    joint = levels.minimize(lambda_W, [*np.zeros(L - 1), decay], np.full(L, B), near)
+    grown = levels.grow(lambda_W, np.full(L, decay), np.full(L, B), near)
+    kappa = (decay / lambda_W) ** 0.5
+    ends = joint.statistics[-1], grown[-1].statistics
+    laws = (1 + L / B * kappa) ** -2, (1 + kappa / B) ** (-2 * L)
+    for end, law in zip(ends, laws, strict=True):
+        if law > 1e-12:
+            assert nc1(end) / nc1(near) == pytest.approx(law, rel=1e-5)
+
+
 def test_a_grown_level_is_a_level_of_its_own():
     problem = random_problem(3)
     first, second = levels.grow(0.02, [0.01, 0.2], [0.5, 3.0], problem.statistics)
