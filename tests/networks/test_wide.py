@@ -4,6 +4,8 @@ import copy
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,3 +87,41 @@ def test_the_command_prints_what_did_not_rest(tmp_path, monkeypatch, capsys, rec
     out = capsys.readouterr().out
     stopped = int(record["block"]["gradient"] > wide.STILL)
     assert f"{stopped} stopped" in out and "W1: " in out
+
+
+STORED = Path(__file__).parents[2] / "book" / "results" / "wide" / "reduced"
+
+
+def stored():
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(STORED.glob("*.json"))]
+
+
+def test_the_stored_verdicts_follow_from_the_files_read_another_way():
+    """Medians by sorting, one dictionary of lists, no function of the experiment."""
+    by_setting, near = {}, 0
+    for text in sorted(STORED.glob("*.json")):
+        data, beta, width, _ = text.stem.split("-")
+        entry = json.loads(text.read_text(encoding="utf-8"))
+        assert entry["part"]["commit"] and entry["exact"]["status"] == "CONVERGED"
+        ratio = entry["block"]["objective"] / entry["exact"]["objective"]
+        by_setting.setdefault((data, beta), {}).setdefault(int(width), []).append(ratio)
+        if width == "512":
+            near += 0.99 < entry["block"]["nc1_trace"] / entry["exact"]["nc1_trace"] < 1.01
+    falling = 0
+    for widths in by_setting.values():
+        middle = [sorted(widths[m])[1] for m in (8, 32, 128, 512)]
+        assert all(len(found) == 3 for found in widths.values())
+        falling += all(a > b for a, b in pairwise(middle))
+    assert wide.verdict(stored()) == {"W1": (falling, 6), "W2": (near, 18)}
+
+
+def test_the_stored_verdicts_turn_when_widths_are_swapped_or_ratios_turned():
+    swapped = stored()
+    for record in swapped:
+        width = record["case"]["width"]
+        record["case"]["width"] = {32: 128, 128: 32}.get(width, width)
+    assert wide.verdict(swapped)["W1"] == (0, 6)
+    moved = stored()
+    for record in moved:
+        record["block"]["nc1_trace"] *= 1.02
+    assert wide.verdict(moved)["W2"] == (0, 18)
