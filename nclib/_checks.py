@@ -252,6 +252,18 @@ def not_finite(features: np.ndarray) -> str:
     return "features must be smaller: a sum over a class overflows."
 
 
+def as_counts(counts: ArrayLike) -> np.ndarray:
+    """Samples per class as a vector of positive integers."""
+    n = np.asarray(counts)
+    if n.dtype.kind not in "iu":
+        raise TypeError(f"counts must be integers, not {n.dtype}.")
+    if n.ndim != 1 or n.size == 0:
+        raise ValueError(f"counts must be a list of K integers; the shape given is {n.shape}.")
+    if n.min() <= 0:
+        raise ValueError(f"counts must be positive, but class {int(np.argmin(n))} has {n.min()}.")
+    return n
+
+
 def every_class(counts: np.ndarray) -> None:
     """Refuse statistics in which a class has no samples.
 

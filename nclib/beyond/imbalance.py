@@ -415,13 +415,7 @@ def _strengths(model: Model, counts: ArrayLike, layers: int = 1) -> np.ndarray:
     """c_k of all classes, (K,), for a number of linear layers."""
     L = _checks.positive_integer("layers", layers)
     _checks.instance("model", model, Model)
-    n = np.asarray(counts)
-    if n.dtype.kind not in "iu":
-        raise TypeError(f"counts must be integers, not {n.dtype}.")
-    if n.ndim != 1 or n.size == 0:
-        raise ValueError(f"counts must be a list of K integers; the shape given is {n.shape}.")
-    if n.min() <= 0:
-        raise ValueError(f"counts must be positive, but class {int(np.argmin(n))} has {n.min()}.")
+    n = _checks.as_counts(counts)
     if L == 1:
         return np.sqrt(model.lambda_W * model.lambda_H * n.mean() / n)
     return (model.lambda_H * (model.lambda_W * n.mean() / n) ** L) ** (1 / (L + 1))

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize
 
 from nclib import _checks
 from nclib.beyond.descent import Bottom, Evaluation, descend
@@ -143,25 +144,179 @@ def cost(
     """
     a = _checks.positive("lambda_W", lambda_W) / _checks.positive_integer("K", K)
     lambda_B, L = _checks.positive("lambda_B", lambda_B), _checks.positive_integer("blocks", blocks)
-    s = _checks.as_array("singular_values", singular_values, np.shape(singular_values))
-    if s.size and s.min() < 0:
-        raise ValueError(f"singular_values must not be negative, but one is {s.min():g}.")
-    v = _excess(a / lambda_B * s**2, L)
+    s = _singular_values(singular_values)
+    v = _excess(a / lambda_B * s**2, 2 * L + 1)
     shrunk = s / (1 + v) ** L
     value = a / 2 * shrunk**2 + lambda_B * L / 2 * v**2
     return Cost(value, a * shrunk / (1 + v) ** L, 1 + v)
 
 
-def _excess(q: np.ndarray, L: int) -> np.ndarray:
-    """The v >= 0 with v (1 + v)^(2L+1) = q: Newton's method from above, where it is monotone."""
-    v = np.minimum(q, q ** (1 / (2 * L + 2)))
+def _excess(q: np.ndarray, m: int) -> np.ndarray:
+    """The v >= 0 with v (1 + v)^m = q: Newton's method in logarithms, from above, monotone."""
+    v, there = np.minimum(q, q ** (1 / (m + 1))), q > 0
+    v, q = np.where(there, v, 1.0), np.where(there, q, 1.0)
     for _ in range(100):
-        power = (1 + v) ** (2 * L)
-        step = (v * (1 + v) * power - q) / (power * (1 + (2 * L + 2) * v))
-        v = np.maximum(v - step, 0)
-        if np.all(np.abs(step) <= 1e-15 * v):
+        excess = np.log(v / q) + m * np.log1p(v)
+        step = excess / (1 + m * v / (1 + v))
+        v = v * np.exp(-step)
+        if np.all(np.abs(step) <= 1e-15):
             break
-    return v
+    return np.where(there, v, 0.0)
+
+
+def factored_cost(
+    lambda_W: float, lambda_B: float, K: int, singular_values: ArrayLike, blocks: int = 1
+) -> Cost:
+    r"""The cost of singular values where each block has two linear factors, :math:`I + BA`.
+
+    Both are at least d wide inside and pay :math:`\frac{\lambda_B}2(\|A\|_F^2+\|B\|_F^2)`:
+
+    .. math::
+        \min_{u\ge1}\frac{\lambda_Ws^2}{2Ku^{2L}} + \lambda_BL(u-1), \qquad
+        u = \max\Bigl(1, \Bigl(\frac{\lambda_Ws^2}{K\lambda_B}\Bigr)^{1/(2L+1)}\Bigr) .
+
+    Up to :math:`s = \sqrt{K\lambda_B/\lambda_W}` the blocks do nothing and the cost is that of W;
+    beyond, it is concave.
+
+    Args:
+        lambda_W: Weight decay of the last layer.
+        lambda_B: Weight decay of both factors of the blocks.
+        K: Number of classes.
+        singular_values: Of the effective classifier, any shape, none negative.
+        blocks: Number L of blocks.
+
+    Raises:
+        ValueError: A decay is not positive, a singular value is negative, or blocks < 1.
+
+    Examples:
+        >>> found = factored_cost(2.0, 1.0, 2, [0.5, 8.0])
+        >>> found.stretch.round(12), found.value.round(12)
+        (array([1., 4.]), array([0.125, 5.   ]))
+    """
+    a = _checks.positive("lambda_W", lambda_W) / _checks.positive_integer("K", K)
+    lambda_B, L = _checks.positive("lambda_B", lambda_B), _checks.positive_integer("blocks", blocks)
+    s = _singular_values(singular_values)
+    u = np.maximum(1.0, (a / lambda_B * s**2) ** (1 / (2 * L + 1)))
+    shrunk = s / u**L
+    return Cost(a / 2 * shrunk**2 + lambda_B * L * (u - 1), a * shrunk / u**L, u)
+
+
+def free_cost(
+    model: Model, lambda_B: float, K: int, singular_values: ArrayLike, blocks: int = 1
+) -> Cost:
+    r"""The cost of singular values of the scores where the input features are free.
+
+    The features :math:`H_0` before the residual linear blocks pay
+    :math:`\frac{\lambda_H}{2N}\|H_0\|_F^2` and nothing pulls them. With
+    :math:`c = \sqrt{\lambda_W\lambda_H}`,
+
+    .. math::
+        \min_{u\ge1}\frac{cs}{Ku^L} + \frac{\lambda_BL}2(u-1)^2, \qquad
+        \frac cKs = \lambda_B(u-1)\,u^{L+1} ,
+
+    which is concave, with the slope c/K at zero.
+
+    Args:
+        model: The decays of W and H0; its pull must be zero.
+        lambda_B: Weight decay of the blocks.
+        K: Number of classes.
+        singular_values: Of the scores :math:`WH_L` divided by :math:`\sqrt{N/K}`, for balanced and
+            collapsed classes those of the K x K mean scores; any shape, none negative.
+        blocks: Number L of blocks.
+
+    Raises:
+        TypeError: The model is none.
+        ValueError: A decay is not positive, the pull is not zero, a singular value is negative, or
+            blocks < 1.
+
+    Examples:
+        >>> found = free_cost(Model(4.0, 1.0), 1.0, 2, [4.0])
+        >>> found.stretch.round(12), found.value.round(12)
+        (array([2.]), array([2.5]))
+    """
+    c = _free(model) / _checks.positive_integer("K", K)
+    lambda_B, L = _checks.positive("lambda_B", lambda_B), _checks.positive_integer("blocks", blocks)
+    s = _singular_values(singular_values)
+    v = _excess(c / lambda_B * s, L + 1)
+    slope = c / (1 + v) ** L
+    return Cost(slope * s + lambda_B * L / 2 * v**2, slope, 1 + v)
+
+
+def free_scores(model: Model, lambda_B: float, counts: ArrayLike, blocks: int = 1) -> np.ndarray:
+    r"""What residual linear blocks behind free features make of each class, under squared loss.
+
+    At a global minimizer samples of class k have the score :math:`z_k` for their own class and zero
+    for the others; with :math:`m_k = n_kK/N` it is the least point of
+
+    .. math::
+        \frac{m_k}{2K}(z-1)^2 + \rho(\sqrt{m_k}\,z) ,
+
+    where :math:`\rho` is the cost in `free_cost`: zero, or the larger of at most two roots of the
+    derivative. Where both are minimal it is zero.
+
+    Args:
+        model: The decays of W and H0; its pull must be zero.
+        lambda_B: Weight decay of the blocks.
+        counts: Samples per class, shape (K,), all positive.
+        blocks: Number L of blocks.
+
+    Raises:
+        TypeError: The model is none, or the counts are not integers.
+        ValueError: A decay is not positive, the pull is not zero, a class has no samples, or
+            blocks < 1.
+
+    Examples:
+        >>> free_scores(Model(0.5, 0.5), 1.0, [90, 30, 10]).round(3)
+        array([0.693, 0.43 , 0.   ])
+    """
+    c, L = _free(model), _checks.positive_integer("blocks", blocks)
+    n = _checks.as_counts(counts)
+    K, ratio = len(n), len(n) * _checks.positive("lambda_B", lambda_B) / c
+    found = []
+    for root in np.sqrt(n * K / n.sum()):
+
+        def excess(v: float, root: float = root) -> float:
+            """Root of m_k minus s, minus K times the slope of the cost, at the stretch 1 + v."""
+            return root - ratio * v * (1 + v) ** (L + 1) - c / (1 + v) ** L
+
+        def value(s: float, root: float = root) -> float:
+            return (s - root) ** 2 / (2 * K) + float(free_cost(model, lambda_B, K, s, L).value)
+
+        # The function is concave in v; its largest value is at v = 0 or where its slope vanishes.
+        top = _steepest(c * L / ratio, L)
+        s = 0.0
+        if excess(top) > 0:
+            v = optimize.brentq(excess, top, max(1.0, root / ratio) + top, xtol=1e-15, rtol=1e-14)
+            s = ratio * v * (1 + v) ** (L + 1)
+        found.append(s / root if value(s) < value(0.0) else 0.0)
+    return np.array(found)
+
+
+def _steepest(q: float, L: int) -> float:
+    """The v >= 0 with (1 + v)^(2L+1) (1 + (L+2) v) = q, or zero if q < 1."""
+    if q <= 1:
+        return 0.0
+
+    def excess(v: float) -> float:
+        return (1 + v) ** (2 * L + 1) * (1 + (L + 2) * v) - q
+
+    return float(optimize.brentq(excess, 0.0, q, xtol=1e-15))
+
+
+def _free(model: Model) -> float:
+    """The strength of the decays, for a model whose features nothing pulls."""
+    _checks.instance("model", model, Model)
+    if model.beta:
+        raise ValueError(f"beta must be zero, but beta = {model.beta:g}.")
+    return sqrt(model.lambda_W * _checks.positive("lambda_H", model.lambda_H))
+
+
+def _singular_values(values: ArrayLike) -> np.ndarray:
+    """An array without negative numbers."""
+    s = _checks.as_array("singular_values", values, np.shape(values))
+    if s.size and s.min() < 0:
+        raise ValueError(f"singular_values must not be negative, but one is {s.min():g}.")
+    return s
 
 
 def convex_up_to(blocks: int) -> float:
@@ -251,7 +406,9 @@ def balance(
     return (axes * v) @ axes.T
 
 
-def minimize(lambda_W: float, lambda_B: float, stats: ClassStatistics, blocks: int = 1) -> Layers:
+def minimize(
+    lambda_W: float, lambda_B: float, stats: ClassStatistics, blocks: int = 1, factors: int = 1
+) -> Layers:
     r"""Minimizer with residual linear blocks, from the statistics of the input features.
 
     .. math::
@@ -262,15 +419,22 @@ def minimize(lambda_W: float, lambda_B: float, stats: ClassStatistics, blocks: i
     points that are not worse than C = 0 have singular values at which the cost is convex. Else
     several starts are tried, and the lowest comes back uncertified.
 
+    Blocks of two factors, :math:`I + BA` with a decay on each and at least d wide inside, have the
+    cost `factored_cost`, and one minimizer if the eigenvalue exceeds
+    :math:`\frac{2L-1}{2L+1}\frac{\lambda_W}K`. Both factors can be the square root of what a block
+    adds.
+
     Args:
         lambda_W: Weight decay of the last layer.
         lambda_B: Weight decay of the blocks.
         stats: Statistics of the input features; every class needs a sample.
         blocks: Number L of blocks.
+        factors: Linear factors of a block, 1 or 2.
 
     Raises:
         TypeError: The statistics are none.
-        ValueError: A decay is not positive, a class has no samples, or blocks < 1.
+        ValueError: A decay is not positive, a class has no samples, blocks < 1, or the factors are
+            neither 1 nor 2.
 
     Examples:
         >>> stats = ClassStatistics(np.array([5, 5]), np.eye(2), 0.3 * np.eye(2))
@@ -281,11 +445,14 @@ def minimize(lambda_W: float, lambda_B: float, stats: ClassStatistics, blocks: i
     problem = _Data.of(stats)
     a = _checks.positive("lambda_W", lambda_W) / stats.K
     L, shape = _checks.positive_integer("blocks", blocks), problem.cross.shape
+    if factors not in (1, 2):
+        raise ValueError(f"factors must be 1 or 2, but factors = {factors}.")
+    penalty = cost if factors == 1 else factored_cost
 
     def function(x: np.ndarray) -> Evaluation:
         C = x.reshape(shape)
         P, s, Qt = np.linalg.svd(C, full_matrices=False)
-        paid = cost(lambda_W, lambda_B, stats.K, s, L)
+        paid = penalty(lambda_W, lambda_B, stats.K, s, L)
         fit, pull = problem.fit(C), (P * paid.slope) @ Qt
         gradient = fit.gradient + pull
         return Evaluation(
@@ -296,20 +463,23 @@ def minimize(lambda_W: float, lambda_B: float, stats: ClassStatistics, blocks: i
 
     eigenvalues = np.linalg.eigvalsh(problem.moment)
     least = float(eigenvalues[0]) if len(eigenvalues) else np.inf
-    certified = L == 1 or least > concavity(L) * a or _all_convex(a, lambda_B, stats.K, L)
+    bend = concavity(L) if factors == 1 else (2 * L - 1) / (2 * L + 1)
+    certified = bend == 0 or least > bend * a or _all_convex(a, lambda_B, stats.K, L, factors)
     ridge = np.linalg.solve(problem.moment + a * np.eye(shape[1]), problem.cross.T).T
     best = _lowest(function, _starts(ridge, 1 if certified else STARTS), lambda _: certified)
     C = best.point.reshape(shape) @ problem.basis.T
     P, s, Qt = np.linalg.svd(C, full_matrices=False)
-    u = cost(lambda_W, lambda_B, stats.K, s, L).stretch
+    u = penalty(lambda_W, lambda_B, stats.K, s, L).stretch
     block = np.eye(stats.d) + (Qt.T * (u - 1)) @ Qt
     maps = (block,) * L
     W = (P * (s / u**L)) @ Qt
     return Layers(W, maps, _levels(stats, maps), best.value, best.gradient_norm, certified)
 
 
-def _all_convex(a: float, lambda_B: float, K: int, L: int) -> bool:
+def _all_convex(a: float, lambda_B: float, K: int, L: int, factors: int) -> bool:
     """Whether no singular value in the concave part of the cost is as good as zero weights."""
+    if factors == 2:
+        return lambda_B > 1  # the cost is lambda_B / 2 where the concave part begins
     u = convex_up_to(L)
     s = sqrt(lambda_B / a * (u - 1) * u ** (2 * L + 1))
     return float(cost(a * K, lambda_B, K, s, L).value) > 0.5

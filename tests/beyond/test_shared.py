@@ -61,6 +61,18 @@ def test_the_cost_is_the_minimum_over_the_stretch(L):
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(found.slope, rel=1e-7)
 
 
+@pytest.mark.parametrize("L", [1, 300, 10**5])
+def test_the_stretch_solves_its_equation_from_no_blocks_to_very_many(L):
+    s = np.concatenate([[0.0], np.geomspace(1e-150, 1e100, 26)])
+    found = shared.cost(2.0, 0.7, 2, s, L)
+    u = found.stretch[1:]
+    assert found.stretch[0] == 1 and found.value[0] == 0 and np.all(np.isfinite(found.value))
+    assert np.all(np.diff(found.value) > 0)
+    u, s = u[u - 1 > 1e-6], s[1:][u - 1 > 1e-6]
+    equation = np.log(0.7 * (u - 1)) + (2 * L + 1) * np.log(u) - 2 * np.log(s)
+    assert len(u) > 10 and np.abs(equation).max() < 1e-8
+
+
 def test_the_cost_lies_between_ridge_and_nuclear_norm():
     s = np.geomspace(1e-3, 1e3, 13)
     stiff = shared.cost(2.0, 1e12, 2, s).value
