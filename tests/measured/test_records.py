@@ -18,8 +18,14 @@ from nclib.measured.summary import load_all
 from tests.measured.example import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]
-FITS = ROOT / "book/results/fits"  # computed from stored statistics; test_fits.py has its tests
-STORED = [p for p in sorted((ROOT / "book/results").rglob("*.json")) if FITS not in p.parents]
+# Fits computed from stored statistics, and networks with records of their own; both have their
+# tests elsewhere: test_fits.py, and test_imbalance.py here and in tests/networks.
+OTHERS = [ROOT / "book/results" / name for name in ("fits", "imbalance")]
+STORED = [
+    path
+    for path in sorted((ROOT / "book/results").rglob("*.json"))
+    if not set(OTHERS) & set(path.parents)
+]
 STATISTICS = sorted((ROOT / "book/results").rglob("*.npz"))
 
 
@@ -100,12 +106,12 @@ def test_stored_statistics_are_written_again_to_the_byte(tmp_path, path):
 
 
 def test_the_results_of_the_book_are_in_their_places():
-    """Every file under book/results is a result in its place, class statistics, or fits of them."""
+    """Every file under book/results is a result in its place, statistics, or of the others."""
     folder = ROOT / "book" / "results"
     # A run may be under way: its checkpoint, which git ignores, and a file being written.
     working = (".pt", ".tmp")
     files = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".md", *working)]
-    places = {p.parent for p in files if p.suffix == ".json" and FITS not in p.parents}
+    places = {p.parent for p in files if p.suffix == ".json" and not set(OTHERS) & set(p.parents)}
     assert {p.suffix for p in files} <= {".json", ".npz"}
     assert {p.parent.parent.name for p in files if p.suffix == ".npz"} == {"statistics"}
     assert all(len(p.relative_to(folder).parts) == 2 for p in places)
