@@ -1,11 +1,13 @@
 """Opens every page of the rendered book in a browser; reports what a reader would stumble over.
 
     browser_check.py [SITE] [--screenshots DIR] [--wide]
+    browser_check.py [SITE] --timing [PAGE ...]
 
 Each page is opened twice, from a local server and as a file, in a viewport as wide as a phone. The
 checks are listed in `page_findings` (one page), `dead_links` (all pages), `access_findings`
-(axe-core, light and dark) and `book_findings` (search and dark mode). Exit status 1 means that
-something was found, 2 that the check could not run.
+(axe-core, light and dark), `width_findings` (the page on a desktop) and `book_findings` (search and
+dark mode). Exit status 1 means that something was found, 2 that the check could not run. With
+--timing nothing is checked: a table says how fast pages are on a slow computer.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 from playwright.sync_api import Error as PlaywrightError
 
 from tools.browser import Scheme, browser, find_chromium, new_context, open_page, served
+from tools.browser_timing import SHIFTS, print_timings
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_PAGE = (Path(__file__).parent / "browser_check.js").read_text(encoding="utf-8")
@@ -32,6 +35,7 @@ LOOKS: dict[str, tuple[ViewportSize, Scheme]] = {
     "phone": (PHONE, "light"),
     "dark": (DESKTOP, "dark"),
 }
+AT_ONCE = "* { transition: none !important; }"  # colors do not fade into others
 # What is out of sight is looked at too.
 LAID_OUT = ".bd-article section { content-visibility: visible !important; }"
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
@@ -44,6 +48,12 @@ FEWER = """() => {
     if (seen.has(word.className)) word.replaceWith(word.textContent);
     else seen.add(word.className);
 }"""
+# The page takes all its sections for those in sight, and looks there for boxes that scroll.
+ALL_IN_SIGHT = """window.IntersectionObserver = class extends IntersectionObserver {
+  constructor(callback, options) { super(callback, { ...options, rootMargin: "1000000px" }); }
+};"""
+TWO_FRAMES = """() => new Promise((resolve) =>
+  requestAnimationFrame(() => requestAnimationFrame(resolve)))"""
 AXE_OPTIONS = {
     "resultTypes": ["violations"],
     "rules": {"label-content-name-mismatch": {"enabled": True}},
@@ -51,6 +61,20 @@ AXE_OPTIONS = {
 # MB that a page may ask for; the page of the library holds all its names and their formulas.
 HEAVIEST = 2.0
 HEAVIER = {"book/api.html": 2.4}
+# How far a page may move while it loads, as browsers measure it (cumulative layout shift).
+LARGEST_SHIFT = 0.05
+# Code of so many columns has to fit a page of a desktop's width; wider code is for other tests.
+COLUMNS = 83
+CUT_OFF = """(columns) => {
+  const article = document.querySelector("article") || document.body;
+  for (const details of article.querySelectorAll("details")) details.open = true;
+  const folded = article.querySelectorAll(".toggle-hidden");
+  for (const box of folded) box.classList.remove("toggle-hidden");
+  const longest = (text) => Math.max(...text.split("\\n").map((line) => [...line].length));
+  const cut = [...article.querySelectorAll(".highlight pre")].filter((box) =>
+    box.scrollWidth > box.clientWidth + 1 && longest(box.textContent) <= columns);
+  return [document.scrollingElement.scrollWidth, cut.map((box) => box.textContent.slice(0, 70))];
+}"""
 # Nothing leaves this computer, not even for a page that asks for it.
 ELSEWHERE = re.compile(r"^(https?|wss?)://(?!127\.0\.0\.1[:/])")
 SLICE = 6000  # height of one screenshot; browsers do not draw pictures of any height
@@ -145,11 +169,16 @@ def access_findings(page: Page, base: str, name: str) -> list[Finding]:
     from axe_playwright_python.sync_playwright import Axe
 
     found = []
+    page.emulate_media(color_scheme=SCHEMES[0])
+    open_page(page, base + name)
+    page.add_style_tag(content=LAID_OUT + AT_ONCE)
+    page.evaluate(FEWER)
     for scheme in SCHEMES:
-        page.emulate_media(color_scheme=scheme)
-        open_page(page, base + name)
-        page.add_style_tag(content=LAID_OUT)
-        page.evaluate(FEWER)
+        page.emulate_media(color_scheme=scheme)  # which an open page follows
+        page.evaluate(TWO_FRAMES)
+        theme = page.evaluate("document.documentElement.dataset.theme")
+        if theme not in (None, scheme):
+            found.append(Finding(name, scheme, f"colors do not follow the reader's: {theme}"))
         for violation in Axe().run(page, options=AXE_OPTIONS).response["violations"]:
             if violation["impact"] in ("serious", "critical"):
                 place = " ".join(violation["nodes"][0]["html"].split())[:100]
@@ -158,11 +187,27 @@ def access_findings(page: Page, base: str, name: str) -> list[Finding]:
     return found
 
 
+def width_findings(page: Page, name: str) -> list[Finding]:
+    """What does not fit an open page on a desktop: the page itself, and code of usual width."""
+    width, cut = page.evaluate(CUT_OFF, COLUMNS)
+    found = []
+    if width > DESKTOP["width"]:
+        what = f"page is {width} px wide on a desktop of {DESKTOP['width']} px"
+        found.append(Finding(name, "desktop", what))
+    if cut:
+        start = " ".join(cut[0].split())
+        what = f"{len(cut)} pieces of code of up to {COLUMNS} columns are cut off: {start}"
+        found.append(Finding(name, "desktop", what))
+    return found
+
+
 def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
     """Open one page at phone width and look at everything on it, folded parts opened."""
     watch = Watch(page, base)
+    page.add_init_script(SHIFTS)
     open_page(page, base + name)
     watch.settle()
+    shift = page.evaluate("window.shifts")
     page.add_style_tag(content=LAID_OUT)
     seen = page.evaluate(f"(phone) => {{ {IN_PAGE}; return inspect(phone); }}", PHONE["width"])
     page.wait_for_timeout(50)  # a script error caused by the clicks arrives a moment later
@@ -171,6 +216,9 @@ def page_findings(page: Page, base: str, name: str, how: str) -> Visit:
     allowed = HEAVIER.get(name, HEAVIEST)
     if megabytes > allowed:
         what = f"asks for {megabytes:.2f} MB, where {allowed:g} are allowed"
+        found.append(Finding(name, how, what))
+    if shift > LARGEST_SHIFT:
+        what = f"moves by {shift:.2f} while it loads, where {LARGEST_SHIFT:g} is allowed"
         found.append(Finding(name, how, what))
     return Visit(found, seen["links"], set(seen["ids"]), seen["formulas"], seen["wide"], megabytes)
 
@@ -255,12 +303,14 @@ def visit_all(
 
 
 def access_to_all(instance: Browser, site: Path, base: str) -> list[Finding]:
-    """Whether all pages can be used with a screen reader, a keyboard and weak eyes."""
+    """Whether all pages can be used with a screen reader, a keyboard and weak eyes, and fit."""
     found = []
     with new_context(instance, DESKTOP) as context:
         page = context.new_page()
+        page.add_init_script(ALL_IN_SIGHT)
         for name in (name for name in pages(site) if not redirect(site / name)):
             found += access_findings(page, base, name)
+            found += width_findings(page, name)
     return found
 
 
@@ -321,6 +371,12 @@ def main() -> int:
     parser.add_argument(
         "--wide", action="store_true", help="list what scrolls sideways in its box on a phone"
     )
+    parser.add_argument(
+        "--timing",
+        nargs="*",
+        metavar="PAGE",
+        help="only say how fast these pages are (book/new.html ...), by default the longest five",
+    )
     parser.add_argument("--search", default="collapse", help="a word that the search has to find")
     arguments = parser.parse_args()
     site = arguments.site.resolve()
@@ -339,6 +395,12 @@ def main() -> int:
     if find_spec("axe_playwright_python") is None:
         print("There is no axe-core here: install requirements.txt anew.", file=sys.stderr)
         return 2
+    if arguments.timing is not None:
+        largest = sorted(pages(site), key=lambda name: -(site / name).stat().st_size)
+        with browser() as instance, served(site) as address:
+            looks = {"desktop": DESKTOP, "phone": PHONE}
+            print_timings(instance, looks, address, arguments.timing or largest[:5])
+        return 0
     with browser() as instance, served(site) as address:
         visits: dict[str, Visit] = {}
         found: list[Finding] = []

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tools import browser
+from tools import browser, browser_timing
 from tools import browser_check as check
 
 pytestmark = pytest.mark.skipif(
@@ -61,6 +61,12 @@ BAD = {
     "formula in a box of its own": (
         "<span class='math' style='overflow: auto'><mjx-container>x</mjx-container></span>",
         "1 formulas are stops of the Tab key: x",
+    ),
+    "page that moves": (
+        "<div id='late'></div><p style='height: 500px; background: red'>x</p>"
+        "<script>const jump = () => { late.style.height = '300px' };"
+        "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(jump, 50)))</script>",
+        "while it loads, where 0.05 is allowed",
     ),
     "heavy page": ("<img src='big.svg' alt='a disc'>", "asks for 2.5"),
     "raw dollar": ("<p>Let $x be</p>", "raw source in the text: Let $x"),
@@ -203,6 +209,58 @@ def test_axe_looks_at_light_and_dark(instance, tmp_path, body, rule, schemes):
         found = check.access_to_all(instance, tmp_path, base)
     assert [finding.how for finding in found] == list(schemes)
     assert all(rule in finding.what for finding in found)
+
+
+CODE = "<div class='highlight' style='width: 600px'><pre style='overflow: auto'>{}</pre></div>"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (CODE.format("x" * 83), "1 pieces of code of up to 83 columns are cut off: xxx"),
+        (
+            "<details>" + CODE.format("x" * 83) + "</details>",
+            "1 pieces of code of up to 83 columns are cut off: xxx",
+        ),
+        (CODE.format("x" * 84), None),
+        (CODE.format("x" * 50), None),
+        ("<div style='width: 1300px'>wide</div>", "px wide on a desktop of 1280 px"),
+    ],
+    ids=["cut off", "folded and cut off", "wider than usual", "narrow", "page"],
+)
+def test_code_of_usual_width_and_the_page_fit_a_desktop(instance, tmp_path, body, what):
+    site(tmp_path, page=body)
+    with browser.new_context(instance, check.DESKTOP) as context:
+        page = context.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        whats = [finding.what for finding in check.width_findings(page, "page.html")]
+    assert what in whats[0] if what else whats == []
+
+
+def test_colors_that_do_not_follow_the_reader_are_reported(instance, tmp_path):
+    page = "<html lang='en' data-theme='light'><title>t</title><body><main><h1>t</h1></main>"
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    with browser.new_context(instance, check.DESKTOP) as context:
+        found = check.access_findings(context.new_page(), tmp_path.as_uri() + "/", "page.html")
+    assert [(finding.how, finding.what) for finding in found] == [
+        ("dark", "colors do not follow the reader's: light")
+    ]
+
+
+def test_a_slow_page_has_its_times(instance, tmp_path, capsys):
+    work = "const end = performance.now() + 100; while (performance.now() < end);"
+    jump = "setTimeout(() => { late.style.height = '300px' }, 100);"
+    body = "<div id='late'></div><p style='height: 500px; background: red'>x</p>"
+    site(tmp_path, page=f"{body}<script>{work}{jump}</script><!-- {'x' * 50_000} -->")
+    with browser.served(tmp_path) as base:
+        looks = {"desktop": check.DESKTOP}
+        browser_timing.print_timings(instance, looks, base, ["page.html"], repeats=2)
+    *_, line, _ = capsys.readouterr().out.splitlines()
+    name, look, *numbers = line.split()
+    first, first_work, complete, work_done, shift, megabytes, elements = map(float, numbers)
+    assert (name, look, elements) == ("page.html", "desktop", 10)
+    assert 0 < first <= complete and 0 <= first_work <= work_done <= complete
+    assert complete > 0.1 and shift > 0.05 and 0.04 < megabytes < 0.06
 
 
 def test_without_a_rendered_book_it_says_so(tmp_path, monkeypatch, capsys):

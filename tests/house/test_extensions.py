@@ -190,5 +190,7 @@ def test_the_whole_book_is_printed_with_its_pages_in_the_contents(app, monkeypat
     assert f"First {chapter + 1}" in text[1]
     assert "Press" not in "".join(text)
     assert not (app.outdir / "whole.htm").exists()
+    assert b"/ObjStm" in (app.outdir / pdf.NAME).read_bytes()
+    assert reader.trailer["/Root"]["/MarkInfo"]["/Marked"]  # for screen readers
     assert f'href="../{pdf.NAME}"' in landing.read_text()
     assert pdf.NAME in capsys.readouterr().out

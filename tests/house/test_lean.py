@@ -12,7 +12,7 @@ from PIL import Image
 
 from tools import browser
 from tools.browser_check import DESKTOP
-from tools.sphinx_ext.lean import signature, thin, trim
+from tools.sphinx_ext.lean import leave_boxes, signature, thin, trim
 from tools.sphinx_ext.maths import Typesetter, compact
 
 needs_chromium = pytest.mark.skipif(
@@ -130,6 +130,8 @@ def test_a_site_loses_what_it_does_not_use(tmp_path):
     ):
         (static / "scripts" / name).write_text("fa-bug")
     (static / "scripts/bootstrap.js").write_text("")
+    script = static / "scripts/pydata-sphinx-theme.js"
+    script.write_text((theme / "scripts/pydata-sphinx-theme.js").read_text(encoding="utf-8"))
     builder = SimpleNamespace(format="html")
     trim(SimpleNamespace(outdir=tmp_path, builder=builder), None)
 
@@ -144,7 +146,11 @@ def test_a_site_loses_what_it_does_not_use(tmp_path):
     assert page.count('aria-label="Search"') == 1
     assert "<code>x</code>" in page and page.count('role="listitem"') == 1
     assert "searchtools.js" in (tmp_path / "search.html").read_text()
-    assert [path.name for path in (static / "scripts").iterdir()] == ["bootstrap.js"]
+    names = {path.name for path in (static / "scripts").iterdir()}
+    assert names == {"bootstrap.js", "pydata-sphinx-theme.js"}
+    assert '["pre"' not in script.read_text() and "[].forEach" in script.read_text()
+    with pytest.raises(ValueError, match="measure boxes in one place, but does in 0"):
+        leave_boxes(static)
     css = (static / "styles/pydata-sphinx-theme.css").read_text()
     assert ".fa-sun" in css and ".fa-moon" in css and ".fa-bug" not in css
     assert 'url(../v/fa-solid-900.woff) format("woff")' in css and "truetype" not in css

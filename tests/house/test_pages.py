@@ -55,6 +55,13 @@ def read(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+def test_every_group_of_the_api_page_leads_to_a_chapter():
+    groups = re.findall(r"^### (.+)\n\n(.*)", read("book/api.md"), re.M)
+    chapter = re.compile(r"\{doc\}`(?:foundations|perturbation|beyond|networks)/\w+`")
+    assert len(groups) > 10
+    assert [name for name, first_line in groups if not chapter.search(first_line)] == []
+
+
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_every_public_name_is_on_the_api_page(name):
     assert re.search(

@@ -27,6 +27,9 @@ BARE = re.compile(r'<span class="(?:w|n|o|p|default_value)">([^<]*)</span>')
 SEARCH = r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>'
 UNUSED_FILES = ["**/*.map", "scripts/fontawesome*", "sphinx-thebe.*", "vendor/**/*.woff2"]
 ICON = re.compile(r"((?:\.fa-[a-z0-9-]+::?before,?)+)\{content:\"\\([0-9a-f]+)\"\}")
+# When a page opens, the theme's script measures each box that might scroll, for which all sections
+# would be laid out, also those out of sight. book.js does the same for the sections in sight.
+MEASURED = re.compile(r'document\.querySelectorAll\(\["pre",[^\]]*\]\.join\(", "\)\)')
 POINT = r" -?[\d.]+ -?[\d.]+"
 POLYLINE = re.compile(rf"[ML]{POINT}(?: L{POINT})+")
 FACE = re.compile(
@@ -74,6 +77,19 @@ def trim_icons(static: Path, used: set[str]) -> None:
         font.flavor = "woff"
         font.save(file.with_suffix(".woff"))
         file.unlink()
+
+
+def leave_boxes(static: Path) -> None:
+    """Keep the theme's script from laying out the whole page.
+
+    Raises:
+        ValueError: The script does not measure boxes in the way that is known here.
+    """
+    script = static / "scripts" / "pydata-sphinx-theme.js"
+    text, count = MEASURED.subn("[]", script.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{script.name} must measure boxes in one place, but does in {count}.")
+    script.write_text(text, encoding="utf-8")
 
 
 def signature(entry: str) -> str:
@@ -137,6 +153,7 @@ def trim(app: Sphinx, exception: Exception | None) -> None:
         for path in list(static.glob(pattern)):
             path.unlink()
     trim_icons(static, used)
+    leave_boxes(static)
     for path in (site / "_images").glob("*.svg"):
         path.write_text(thin(path.read_text(encoding="utf-8")), encoding="utf-8")
 
