@@ -242,12 +242,13 @@ def packed(writer: PdfWriter) -> bytes:
         kind.to_bytes(1, "big") + place.to_bytes(4, "big") + rest.to_bytes(2, "big")
         for kind, place, rest in (rows.get(i, (0, 0, 0)) for i in range(number + 1))
     )
-    entries = {"/Type": NameObject("/XRef"), "/Size": NumberObject(number + 1)}
-    entries["/W"] = ArrayObject(map(NumberObject, (1, 4, 2)))
-    entries["/Root"] = writer.root_object.indirect_reference
-    if writer._info is not None:
-        entries["/Info"] = writer._info.indirect_reference
-    write(number, stream(table, entries))
+    trailer: dict[str, PdfObject] = {"/Type": NameObject("/XRef")}
+    trailer["/Size"] = NumberObject(number + 1)
+    trailer["/W"] = ArrayObject(map(NumberObject, (1, 4, 2)))
+    for name, value in (("/Root", writer.root_object), ("/Info", writer._info)):
+        if value is not None and value.indirect_reference is not None:
+            trailer[name] = value.indirect_reference
+    write(number, stream(table, trailer))
     buffer.write(b"startxref\n%d\n%%%%EOF\n" % index)
     return buffer.getvalue()
 
