@@ -177,6 +177,7 @@ def test_the_condition_for_one_minimizer_with_two_factors():
         edge = least * 2 * (2 * L + 1) / (2 * L - 1)
         assert shared.minimize(0.99 * edge, 0.01, stats, L, factors=2).certified
         assert not shared.minimize(1.01 * edge, 0.01, stats, L, factors=2).certified
+        assert not shared.minimize(1.01 * edge, 0.99, stats, L, factors=2).certified
         assert shared.minimize(1.01 * edge, 1.01, stats, L, factors=2).certified
     with pytest.raises(ValueError, match="factors must be 1 or 2, but factors = 3"):
         shared.minimize(1, 1, stats, factors=3)
