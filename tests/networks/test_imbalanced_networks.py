@@ -14,6 +14,7 @@ from nclib import Model
 from nclib.beyond import imbalance as theory
 from nclib.measured.paired import Verdict
 from nclib.networks.experiments import imbalance as runs
+from nclib.networks.experiments import sweep
 
 SMALL = replace(next(runs.cases("smoke")), per_class=12, held_out=4, steps=(20, 5))
 
@@ -240,7 +241,7 @@ def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(runs, "cases", lambda scale: wanted)
     made = []
     monkeypatch.setattr(runs, "carry_out", lambda case: made.append(case) or records[0])
-    first = runs.path_of(SMALL, "smoke", tmp_path)
+    first = sweep.path_of(tmp_path, "imbalance", "smoke", SMALL)
     first.parent.mkdir(parents=True)
     first.write_text(json.dumps(records[0]), encoding="utf-8")
     arguments = ["run", "--out", str(tmp_path)]

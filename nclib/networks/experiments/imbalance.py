@@ -7,8 +7,6 @@ The plan, with its predictions, is in book/results/PLAN.md. A network takes abou
 each is one file, and the same command goes on with those that are missing.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +27,7 @@ from nclib.measured.entries import SCALES
 from nclib.measured.paired import Interval, Verdict
 from nclib.networks.balance import Settled, settle
 from nclib.networks.data.load import load
+from nclib.networks.experiments import sweep
 from nclib.networks.experiments.machine import this_part
 from nclib.networks.residual import ResidualMLP
 from nclib.networks.samples import Samples
@@ -481,62 +480,39 @@ def _share(agreed: tuple[int, int]) -> Verdict:
 # ---- the command --------------------------------------------------------------------------------
 
 
-def path_of(case: Case, scale: str, out: Path) -> Path:
-    """The file of a network's record."""
-    return out / "imbalance" / scale / f"{case.name}.json"
-
-
 def stored(scale: str, out: Path) -> list[dict[str, Any]]:
     """The records of a scale that are there, in the order of the plan."""
-    paths = [path_of(case, scale, out) for case in cases(scale)]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+    return sweep.stored(out, "imbalance", scale, cases(scale))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; return the exit status: 3 if time was up first."""
-    parser = argparse.ArgumentParser(prog="python -m nclib.networks.experiments.imbalance")
-    parser.add_argument("command", choices=("run", "verdict"))
-    parser.add_argument("--scale", choices=SCALES[:2], default="smoke")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
-    options = parser.parse_args(arguments)
-    deadline = time.monotonic() + options.time_limit
-    wanted = list(cases(options.scale))
-    if options.command == "verdict":
-        report(stored(options.scale, options.out), len(wanted))
-        return 0
-    for number, case in enumerate(wanted, start=1):
-        path = path_of(case, options.scale, options.out)
-        if path.exists():
-            continue
-        if time.monotonic() > deadline:
-            print("Time is up; the same command goes on.", file=sys.stderr)
-            return 3
-        record = carry_out(case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-        print(f"{number} of {len(wanted)}: {case.name}, {record['duration_s']} s", flush=True)
-    return 0
-
-
-def report(found: Sequence[dict[str, Any]], wanted: int) -> None:
-    """Print the verdicts and all their parts."""
-    print(f"{len(found)} of {wanted} networks, {sum(map(restless, found))} restless")
+def sentences(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The verdicts and all their parts."""
+    yield f"{sum(map(restless, found))} restless"
     parts = answers(found)
-    print(f"{len(parts)} intervals")
+    yield f"{len(parts)} intervals"
     for asked, interval, outcome in parts:
-        print(
+        yield (
             f"{asked.name} {asked.loss:13s} {asked.decay:<6g} {asked.ratio:3d} "
             f"{'small' if asked.sign == 0 else f'{asked.sign:+d}   '} {interval.mean:+.3f} "
             f"[{interval.low:+.3f}, {interval.high:+.3f}] yardstick {interval.yardstick:.3f} "
             f"{outcome}"
         )
     for reading, (right, count) in agreements(found).items():
-        print(f"I6 {reading}: {right} of {count}")
+        yield f"I6 {reading}: {right} of {count}"
     for name, outcome in verdict(found).items():
-        print(f"{name}: {outcome}")
+        yield f"{name}: {outcome}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status: 3 if time was up first."""
+    return sweep.main(
+        "imbalance",
+        arguments,
+        cases=cases,
+        carry_out=carry_out,
+        sentences=sentences,
+        scales=SCALES[:2],
+    )
 
 
 if __name__ == "__main__":

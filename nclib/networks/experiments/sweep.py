@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from nclib.measured.entries import SCALES
+from nclib.measured.files import write_atomic
 
 Record = dict[str, Any]
 
@@ -30,6 +31,12 @@ def path_of(out: Path, experiment: str, scale: str, case: Named) -> Path:
     return out / experiment / scale / f"{case.name}.json"
 
 
+def stored(out: Path, experiment: str, scale: str, cases: Iterable[Named]) -> list[Record]:
+    """The records that are there, in the order of the cases."""
+    paths = [path_of(out, experiment, scale, case) for case in cases]
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+
+
 def main(
     experiment: str,
     arguments: Sequence[str] | None,
@@ -37,6 +44,7 @@ def main(
     cases: Callable[[str], Iterable[Case]],
     carry_out: Callable[[Case], Record],
     sentences: Callable[[Sequence[Record]], Iterable[str]],
+    scales: Sequence[str] = SCALES,
 ) -> int:
     """Do what the command line says: run what is missing, or print the verdicts of what is there.
 
@@ -46,35 +54,33 @@ def main(
         cases: The networks of a scale.
         carry_out: Trains one and returns its record, which has the entry "duration_s".
         sentences: The lines that the records at hand lead to.
+        scales: The scales that the experiment has.
 
     Returns:
         The exit status: 3 if time was up first.
     """
     parser = argparse.ArgumentParser(prog=f"python -m nclib.networks.experiments.{experiment}")
     parser.add_argument("command", choices=("run", "verdict"))
-    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--scale", choices=scales, default="smoke")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--time-limit", type=float, default=float("inf"), help="seconds")
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + options.time_limit
     wanted = list(cases(options.scale))
-    paths = [path_of(options.out, experiment, options.scale, case) for case in wanted]
     if options.command == "verdict":
-        records = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+        records = stored(options.out, experiment, options.scale, wanted)
         print(f"{len(records)} of {len(wanted)} networks")
         for sentence in sentences(records):
             print(sentence)
         return 0
-    for number, (case, path) in enumerate(zip(wanted, paths, strict=True), start=1):
+    for number, case in enumerate(wanted, start=1):
+        path = path_of(options.out, experiment, options.scale, case)
         if path.exists():
             continue
         if time.monotonic() > deadline:
             print("Time is up; the same command goes on.", file=sys.stderr)
             return 3
         record = carry_out(case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
         print(f"{number} of {len(wanted)}: {case.name}, {record['duration_s']} s", flush=True)
     return 0
