@@ -109,8 +109,9 @@ def simplex(lambda_W: float, K: int, blocks: int, stretch: float) -> Simplex:
     u = t ** (1 / L)
     lambda_B = a * x**2 / ((u - 1) * u ** (2 * L + 1))
     paid = a / 2 * (x / t) ** 2 + lambda_B * L / 2 * (u - 1) ** 2
-    bend = ((2 * L - 2) * u - (2 * L - 1)) / ((2 * L + 2) * u - (2 * L + 1))
-    return Simplex(x, lambda_B, log1p((K - 1) * exp(-x)) + (K - 1) * paid, x - K * bend)
+    return Simplex(
+        x, lambda_B, log1p((K - 1) * exp(-x)) + (K - 1) * paid, x - K * shared.elasticity(u, L)
+    )
 
 
 def best_simplex(penalty: Penalty, K: int) -> Pairs:

@@ -354,7 +354,27 @@ def concavity(blocks: int) -> float:
         return 0.0
     m = sqrt(4 * L**2 - 1)
     u = m / (m - sqrt(3))
-    return ((2 * L - 2) * u - (2 * L - 1)) / ((2 * L + 2) * u - (2 * L + 1)) / u ** (2 * L)
+    return elasticity(u, L) / u ** (2 * L)
+
+
+def elasticity(stretch: float, blocks: int) -> float:
+    r"""Minus the elasticity of the slope of the cost, at a stretch u of a block.
+
+    .. math::
+        \epsilon_L(u) = -\frac{s\,\chi_L''(s)}{\chi_L'(s)} = \frac{(2L-2)u-(2L-1)}{(2L+2)u-(2L+1)}
+
+    It is zero at the end of convexity and below one.
+
+    Args:
+        stretch: The factor u by which each block stretches, at least 1.
+        blocks: Number L of blocks.
+
+    Examples:
+        >>> elasticity(1.0, 3), elasticity(convex_up_to(2), 2)
+        (-1.0, 0.0)
+    """
+    u, L = stretch, blocks
+    return ((2 * L - 2) * u - (2 * L - 1)) / ((2 * L + 2) * u - (2 * L + 1))
 
 
 def balance(
