@@ -104,6 +104,40 @@ def test_each_criterion_is_asked_and_can_fail(record):
     assert [found[f"R{i}"][0] for i in (1, 2, 3, 5)] == [0, 0, 0, 0] and found["R4"][0] < 2
 
 
+def test_a_dead_network_is_asked_for_nothing_that_needs_its_metrics(record):
+    good = fulfilled(record)
+    assert not any(map(rest.dead, good))
+
+    def killed(*which):
+        found = copy.deepcopy(good)
+        for i in which:
+            found[i]["rest"] |= {"loss": 0.4999, "nc1": None}
+        return rest.verdict(found)
+
+    assert killed(2)["R4"] == killed(3)["R4"] == (1, 1) and killed(0)["R4"] == (0, 0)
+    assert killed(4)["R5"] == killed(5)["R5"] == (0, 1)
+    assert killed(1)["R5"] == killed(4, 5)["R5"] == (0, 0)
+
+
+def test_a_network_that_diverges_starts_anew_at_half_the_step():
+    """From the same weights, to the same horizon."""
+    plain = next(case for case in rest.cases("reduced") if not case.skip)
+    case = replace(plain, end=0.05)
+    samples, _ = rest.prepared(case)
+    network = rest.ResidualMLP(
+        32, 10, case.depth, skip=False, smoothing=rest.SMOOTHING, seed=case.seed
+    )
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    step, seen = rest._train(case, network, samples)
+    assert step < rest.STEP and np.log2(rest.STEP / step).is_integer()
+    assert np.isfinite(seen[-1]["loss"]) and seen[-1]["horizon"] >= case.end
+    network.load_state_dict(start)
+    assert rest._trained(case, network, samples, step)[-1] == seen[-1]
+    network.load_state_dict(start)
+    with pytest.raises(FloatingPointError):
+        rest._trained(case, network, samples, 2 * step)
+
+
 def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys, record):
     cases = [SMALL, replace(SMALL, seed=1)]
     monkeypatch.setattr(rest, "cases", lambda scale: cases)
