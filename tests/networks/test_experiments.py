@@ -5,10 +5,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from nclib.measured.records import Result, config_hash
-from nclib.networks.experiments.settings import EXPERIMENTS, LATER, SCALES, Run, runs
-from nclib.networks.recipe import Recipe
+from nclib.networks.experiments.settings import EXPERIMENTS, LATER, SCALES, Run, averaged, runs
+from nclib.networks.recipe import Recipe, half_square
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = [(experiment, scale) for experiment in EXPERIMENTS for scale in SCALES]
@@ -111,7 +112,32 @@ def test_weight_decays_are_multiples_of_the_baseline(scale):
             )
             same = replace(run.recipe, weight_decay=w, last_weight_decay=w)
             assert replace(run, name=baseline.name, recipe=same) == baseline
-    assert replace(found["ce-baseline"].recipe, loss="mse") == found["mse-baseline"].recipe
+    expected = replace(found["ce-baseline"].recipe, loss="mse")
+    if scale == "full":
+        expected = averaged(expected)
+        expected = replace(expected, last_weight_decay=expected.weight_decay)
+    assert expected == found["mse-baseline"].recipe
+
+
+def test_an_averaged_recipe_trains_as_the_mean_over_classes_does():
+    """Steps in our loss and in MSELoss, with momentum and decay, end at one point."""
+    recipe = Recipe(epochs=1, learning_rate=0.3, weight_decay=0.02, momentum=0.8)
+    x, y = (
+        torch.randn(7, 4, dtype=torch.float64),
+        torch.eye(5, dtype=torch.float64)[[0, 1, 2] * 2 + [4]],
+    )
+    ends = []
+    for one, loss in ((recipe, torch.nn.MSELoss()), (averaged(recipe, 5), half_square)):
+        weights = torch.ones(5, 4, dtype=torch.float64, requires_grad=True)
+        descent = torch.optim.SGD(
+            [weights], one.learning_rate, one.momentum, weight_decay=one.weight_decay
+        )
+        for _ in range(3):
+            descent.zero_grad()
+            loss(x @ weights.T, y).backward()
+            descent.step()
+        ends.append(weights.detach())
+    assert (ends[0] - ends[1]).abs().max() < 1e-12 < (ends[0] - 1).abs().max()
 
 
 def test_the_paper_s_schedule_at_full_scale():
@@ -124,11 +150,16 @@ def test_the_paper_s_schedule_at_full_scale():
             0.9,
             False,
         )
-        lengths = [recipe.step_length(epoch) for epoch in range(1, 161)]
+        unit = 2 / 10 if recipe.loss == "mse" else 1  # as in PyTorch's MSELoss
+        lengths = [recipe.step_length(epoch) / unit for epoch in range(1, 161)]
         assert lengths == pytest.approx(
             [0.05] * 40 + [0.005] * 40 + [0.0005] * 40 + [0.00005] * 40, rel=1e-12
         )
-    assert runs("weight-decay", "full", only="mse-baseline")[0].recipe.weight_decay == 5e-4
+    decays = [
+        runs("weight-decay", "full", only=f"{loss}-baseline")[0].recipe.weight_decay
+        for loss in ("ce", "mse")
+    ]
+    assert decays == [5e-4, 5e-4 * 10 / 2]
 
 
 def test_layer_by_layer_at_full_scale():
