@@ -85,6 +85,8 @@ class Runner:
         self.checkpoint = self.path.with_suffix(".pt")
         self.total = settings.stages * settings.recipe.epochs
         self.device = parallel.start(device)
+        # Measuring a GPU's network in small batches would wait for the host.
+        self.batch_size = 1000 if self.device.type == "cuda" else 100
         self.save_every = save_every
         self.data = load(settings.dataset)
         if settings.per_class is not None:
@@ -189,7 +191,7 @@ class Runner:
         all_layers = settings.all_layers(trainer.epoch)
         if not all_layers:
             points = {last: points[last]}
-        found = probe(network, samples, points)
+        found = probe(network, samples, points, batch_size=self.batch_size)
         if all_layers:
             self._measure_layers(stage, trainer, found.statistics, last)
         scores, labels = found.scores, found.labels
@@ -206,7 +208,7 @@ class Runner:
         """Add one row for each layer; keep the statistics at the end of a stage, if wanted."""
         settings, network, samples = self.settings, trainer.network, trainer.samples
         points = own_points(network)
-        nc4 = disagreement(network, samples, statistics, points)
+        nc4 = disagreement(network, samples, statistics, points, batch_size=self.batch_size)
         epoch = stage * settings.recipe.epochs + trainer.epoch
         kept = settings.keep_statistics and settings.seed == 0
         for name, stats in statistics.items():

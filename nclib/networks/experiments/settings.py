@@ -156,6 +156,8 @@ def weight_decay(scale: str) -> Iterator[Run]:
     if scale == "smoke":
         small = replace(recipe, epochs=4, batch_size=50, drops=(3,))
         run = replace(run, dataset="digits", width=2, per_class=20, recipe=small)
+    elif scale == "full":
+        run = replace(run, measure_every=10)
     elif scale == "reduced":
         small = replace(recipe, epochs=60, batch_size=20, weight_decay=5.5e-3, drops=(30, 45))
         run = replace(run, width=8, per_class=100, recipe=small)
