@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nclib.measured.entries import SCALES
 from nclib.measured.files import place
+from nclib.measured.growth import stage_ends
 from nclib.measured.records import Result
 from nclib.networks import parallel
 from nclib.networks.experiments.runner import Runner
@@ -81,7 +82,7 @@ def _carry_out(settings: Run, options: argparse.Namespace, deadline: float, stop
     title = _title(settings)
     runner = Runner(settings, options.out, device=options.device)
     if runner.done:
-        _say(f"{title}: goes on after epoch {runner.done} of {runner.total}")
+        _say(f"{title}: goes on after epoch {runner.done} of {_total(runner)}")
     quiet = options.plain or not sys.stderr.isatty() or parallel.rank() > 0
     begun = time.monotonic()
     with tqdm(
@@ -89,26 +90,33 @@ def _carry_out(settings: Run, options: argparse.Namespace, deadline: float, stop
     ) as bar:
 
         def on_epoch(done: int) -> None:
+            bar.total = runner.total
             bar.update(done - bar.n)
             if quiet:
                 loss, error = (runner.epochs[f"batch_{key}"][-1] for key in ("loss", "error"))
                 seconds = time.monotonic() - begun
                 _say(
-                    f"{title}: epoch {done} of {runner.total}, loss {loss:.4g}, "
+                    f"{title}: epoch {done} of {_total(runner)}, loss {loss:.4g}, "
                     f"error {error:.4f}, {seconds:.0f} s"
                 )
 
         result = runner.run(deadline=deadline, stop=stop, on_epoch=on_epoch)
+        bar.total = runner.total
     if result.complete:
         _say(f"{title}: complete, {runner.path}")
         return 0
     reason = f"Stopped by {stop.name}" if stop() else "Time is up"
     print(
-        f"{reason} after epoch {runner.done} of {runner.total}; all is saved, and the same "
+        f"{reason} after epoch {runner.done} of {_total(runner)}; all is saved, and the same "
         f"command goes on with {title}.",
         file=sys.stderr,
     )
     return stop.status if stop() else 3
+
+
+def _total(runner: Runner) -> str:
+    """The epochs of a run, in words."""
+    return runner.settings.of_all(runner.total)
 
 
 def _spread(wanted: list[Run], options: argparse.Namespace, deadline: float) -> int:
@@ -240,8 +248,9 @@ def state(settings: Run, folder: Path) -> str:
         return "other settings"
     if result.complete:
         return "complete"
-    done = max(result.epochs.epoch, default=0)
-    return f"epoch {done} of {settings.stages * settings.recipe.epochs}"
+    ends = stage_ends(result.epochs.epoch, result.epochs.stage) or [0]
+    *before, done = [0, *ends]
+    return f"epoch {done} of {settings.of_all(settings.most(len(before) - 1, before[-1]))}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ OTHER = {
     "layers_every": 3,
     "keep_statistics": True,
     "layers_at_end": 5,
+    "settle": (10, 0.01),
 }
 OTHER_RECIPE = {
     "epochs": 9,
@@ -202,6 +203,32 @@ def test_settings_that_came_later_leave_the_others_as_they_were():
         assert set(Result.load(path).config) - set(LATER) == set(PLAIN.config), path
     assert "layers_at_end" not in PLAIN.config
     assert replace(PLAIN, layers_at_end=2).config["layers_at_end"] == 2
+    assert "settle" not in PLAIN.config
+    assert replace(PLAIN, settle=(10, 0.01)).config["settle"] == "10 0.01"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "scale", "only"),
+    [
+        ("layerwise", "full", "mnist"),
+        ("layerwise", "full", "cifar10"),
+        ("end-to-end", "reduced", "mlp-mnist"),
+    ],
+)
+def test_stored_runs_have_the_settings_that_the_program_would_take(experiment, scale, only):
+    (run,) = runs(experiment, scale, only=only)
+    stored = Result.load(ROOT / "book" / "results" / experiment / scale / f"{only}-seed0.json")
+    assert stored.config == run.config and stored.config_hash == config_hash(run.config)
+
+
+def test_a_stage_may_end_before_its_epochs_are_over():
+    run = replace(PLAIN, measure_every=4, settle=(2, 0.1), recipe=replace(PLAIN.recipe, epochs=9))
+    assert not run.ends([4.0, 3.0, 2.0]) and not run.ends([4.0, 4.0, 2.0, 2.0])
+    assert run.ends([4.0, 2.0, 2.0, 2.0, 2.0]) and run.ends([2.0**-n for n in range(9)])
+    assert not replace(run, settle=None).ends([2.0] * 8)
+    assert replace(run, settle=None).ends([2.0] * 9)
+    assert run.measured(7, ends=True) and run.all_layers(7, ends=True)
+    assert not run.measured(7) and not run.all_layers(7)
 
 
 def test_what_does_not_exist_is_named():

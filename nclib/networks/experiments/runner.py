@@ -18,6 +18,7 @@ from torch import nn
 from nclib.foundations.metrics import nc1, nc1_trace, nc2, nc3
 from nclib.foundations.statistics import ClassStatistics
 from nclib.measured.files import place, save_statistics
+from nclib.measured.growth import stage_ends
 from nclib.measured.records import Data, Epochs, Layers, Part, Result
 from nclib.networks import parallel
 from nclib.networks.data.load import load
@@ -66,7 +67,6 @@ class Runner:
     Attributes:
         path: The file of results.
         checkpoint: The file from which the run can go on.
-        total: Epochs of all stages together.
         epochs: The table of epochs so far.
 
     Raises:
@@ -83,7 +83,6 @@ class Runner:
         self.folder = Path(folder)
         self.path = place(folder, settings.experiment, settings.scale, settings.name, settings.seed)
         self.checkpoint = self.path.with_suffix(".pt")
-        self.total = settings.stages * settings.recipe.epochs
         self.device = parallel.start(device)
         # Measuring a GPU's network in small batches would wait for the host.
         self.batch_size = 1000 if self.device.type == "cuda" else 100
@@ -108,6 +107,22 @@ class Runner:
     def done(self) -> int:
         """Epochs done so far, all stages together."""
         return max(self.epochs["epoch"], default=0)
+
+    @property
+    def total(self) -> int:
+        """Epochs of all stages together; stages to come count as long as they may get."""
+        finished = len(self.frozen)
+        return self.settings.most(finished, self._before(finished))
+
+    def _before(self, stage: int) -> int:
+        """Epochs of the stages before this one, which is counted from 0."""
+        ends = stage_ends(self.epochs["epoch"], self.epochs["stage"])
+        return ends[stage - 1] if stage > 0 else 0
+
+    def _losses(self, stage: int) -> list[float]:
+        """The loss during each epoch of a stage so far."""
+        rows = zip(self.epochs["stage"], self.epochs["batch_loss"], strict=True)
+        return [loss for number, loss in rows if number == stage + 1 and loss is not None]
 
     def run(
         self,
@@ -146,12 +161,12 @@ class Runner:
 
     def _train(self, stage: int, trainer: Trainer, on_epoch: Callable[[int], None]) -> bool:
         """One stage; False if there was no time to finish it."""
-        total = self.settings.recipe.epochs
+        settings, before = self.settings, self._before(stage)
         if self.state is not None:
             trainer.load_state(self.state)
         elif stage == 0:
             self._record(stage, trainer, None, None)
-        while trainer.epoch < total:
+        while not settings.ends(self._losses(stage)):
             if parallel.agreed(self._must_stop()):
                 self.state = trainer.state()
                 return False
@@ -162,7 +177,7 @@ class Runner:
             if parallel.agreed(time.monotonic() - self._saved > self.save_every):
                 self.state = trainer.state()
                 self._save(complete=False)
-            on_epoch(stage * total + trainer.epoch)
+            on_epoch(before + trainer.epoch)
         self.frozen.append(trainer.state()["network"])
         self.state = None
         return True
@@ -176,24 +191,26 @@ class Runner:
         """
         settings, epoch = self.settings, trainer.epoch
         row: dict[str, float | None] = dict.fromkeys(Epochs.columns())
-        row["epoch"] = stage * settings.recipe.epochs + epoch
+        row["epoch"] = self._before(stage) + epoch
         row["stage"] = stage + 1
         row["batch_loss"], row["batch_error"] = batch_loss, batch_error
-        if settings.all_layers(epoch) or settings.measured(epoch):
-            row |= self._measure(stage, trainer)
+        losses = self._losses(stage) + ([] if batch_loss is None else [batch_loss])
+        ends = settings.ends(losses)
+        if settings.all_layers(epoch, ends) or settings.measured(epoch, ends):
+            row |= self._measure(stage, trainer, ends)
         append(self.epochs, row)
 
-    def _measure(self, stage: int, trainer: Trainer) -> dict[str, float | None]:
+    def _measure(self, stage: int, trainer: Trainer, ends: bool) -> dict[str, float | None]:
         """Loss, error and the metrics of the last features; in some epochs also all layers."""
         settings, network, samples = self.settings, trainer.network, trainer.samples
         points = own_points(network)
         *_, last = points
-        all_layers = settings.all_layers(trainer.epoch)
+        all_layers = settings.all_layers(trainer.epoch, ends)
         if not all_layers:
             points = {last: points[last]}
         found = probe(network, samples, points, batch_size=self.batch_size)
         if all_layers:
-            self._measure_layers(stage, trainer, found.statistics, last)
+            self._measure_layers(stage, trainer, found.statistics, last, ends)
         scores, labels = found.scores, found.labels
         assert scores is not None
         loss = trainer.recipe.mean_loss(scores, labels)
@@ -203,13 +220,18 @@ class Runner:
         return {"loss": whole_loss, "error": whole_error} | metrics(found.statistics[last], network)
 
     def _measure_layers(
-        self, stage: int, trainer: Trainer, statistics: dict[str, ClassStatistics], last: str
+        self,
+        stage: int,
+        trainer: Trainer,
+        statistics: dict[str, ClassStatistics],
+        last: str,
+        ends: bool,
     ) -> None:
         """Add one row for each layer; keep the statistics at the end of a stage, if wanted."""
         settings, network, samples = self.settings, trainer.network, trainer.samples
         points = own_points(network)
         nc4 = disagreement(network, samples, statistics, points, batch_size=self.batch_size)
-        epoch = stage * settings.recipe.epochs + trainer.epoch
+        epoch = self._before(stage) + trainer.epoch
         kept = settings.keep_statistics and settings.seed == 0
         for name, stats in statistics.items():
             layer = f"layer {stage + 1}" if settings.grown else name
@@ -219,7 +241,7 @@ class Runner:
             row["trace_within"] = float(np.trace(stats.within))
             row["trace_between"] = float(np.sum(stats.centered_means**2) / stats.K)
             append(self.layers, row)
-            if kept and trainer.epoch == settings.recipe.epochs:
+            if kept and ends:
                 self._keep(stats, layer, epoch)
 
     def _keep(self, statistics: ClassStatistics, layer: str, epoch: int) -> None:

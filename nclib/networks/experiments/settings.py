@@ -1,13 +1,15 @@
-"""What is run: the paper's three experiments on real networks, each at three scales.
+"""What is run: the paper's three experiments on real networks, and the first one with stages of two
+lengths, each at three scales.
 
 ``smoke`` takes seconds and needs no data beyond scikit-learn's digits; ``reduced`` is for a CPU;
 ``full`` is the paper's size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from nclib.measured.entries import SCALES
+from nclib.measured.growth import settled
 from nclib.networks.recipe import Recipe
 
 
@@ -32,9 +34,12 @@ class Run:
         measure_every: Epochs between two measurements of the last features; the first five epochs
             are all measured.
         layers_every: Epochs between two measurements of all layers; by default the last epoch only.
-        layers_at_end: In how many of the last epochs all layers are measured.
+        layers_at_end: In how many of the last epochs all layers are measured; where a stage ends
+            early, in the last one only.
         keep_statistics: Whether the class statistics of all layers are kept at the end, those of
             seed 0.
+        settle: After how many epochs with a change of the loss below which share a stage ends, as
+            ``settled`` says, before the epochs of the recipe are over.
     """
 
     experiment: str
@@ -53,6 +58,7 @@ class Run:
     layers_every: int | None = None
     keep_statistics: bool = False
     layers_at_end: int = 1
+    settle: tuple[int, float] | None = None
 
     @property
     def stages(self) -> int:
@@ -66,23 +72,46 @@ class Run:
         for key, usual in LATER.items():
             if settings[key] == usual:
                 del settings[key]
+            elif isinstance(settings[key], tuple):
+                settings[key] = " ".join(map(str, settings[key]))
         recipe = settings.pop("recipe")
         recipe["drops"] = " ".join(map(str, recipe["drops"]))
         return {key: value for key, value in (settings | recipe).items() if key not in NAMES}
 
-    def measured(self, epoch: int) -> bool:
-        """Whether the last features are measured after this epoch of a stage."""
-        return epoch <= 5 or epoch % self.measure_every == 0 or epoch == self.recipe.epochs
+    def ends(self, losses: Sequence[float]) -> bool:
+        """Whether a stage is over after epochs with these losses."""
+        if len(losses) >= self.recipe.epochs:
+            return True
+        return self.settle is not None and settled(losses, *self.settle)
 
-    def all_layers(self, epoch: int) -> bool:
-        """Whether all layers are measured after this epoch of a stage."""
-        return epoch > self.recipe.epochs - self.layers_at_end or (
-            self.layers_every is not None and epoch % self.layers_every == 0
+    def measured(self, epoch: int, ends: bool = False) -> bool:
+        """Whether the last features are measured after this epoch of a stage, which may end it."""
+        return ends or epoch <= 5 or epoch % self.measure_every == 0 or epoch == self.recipe.epochs
+
+    def all_layers(self, epoch: int, ends: bool = False) -> bool:
+        """Whether all layers are measured after this epoch of a stage, which may end it."""
+        return (
+            ends
+            or epoch > self.recipe.epochs - self.layers_at_end
+            or (self.layers_every is not None and epoch % self.layers_every == 0)
         )
+
+    def most(self, stage: int, before: int) -> int:
+        """How many epochs all stages together can have.
+
+        Args:
+            stage: Number of finished stages.
+            before: Epochs that these had.
+        """
+        return before + (self.stages - stage) * self.recipe.epochs
+
+    def of_all(self, total: int) -> str:
+        """The total of epochs in words: where stages may end early, it is a bound."""
+        return str(total) if self.settle is None else f"at most {total}"
 
 
 NAMES = ("experiment", "name", "scale", "seed")
-LATER = {"layers_at_end": 1}
+LATER = {"layers_at_end": 1, "settle": None}
 
 
 def averaged(recipe: Recipe, classes: int = 10) -> Recipe:
@@ -123,6 +152,39 @@ def layerwise(scale: str) -> Iterator[Run]:
         run = replace(run, per_class=1000)
     for dataset in ("digits",) if scale == "smoke" else ("cifar10", "mnist"):
         yield replace(run, name=dataset, dataset=dataset)
+
+
+def stage_length(scale: str) -> Iterator[Run]:
+    """E1 with three decays, and stages that go on until the loss rests, or for a tenth of that
+    limit.
+    """
+    recipe = Recipe(epochs=200, learning_rate=0.01, batch_size=128)
+    run = Run(
+        experiment="stage-length",
+        name="",
+        scale=scale,
+        seed=0,
+        dataset="",
+        network="mlp",
+        width=256,
+        recipe=recipe,
+        depth=10,
+        grown=True,
+        measure_every=10,
+        settle=(10, 0.01),
+    )
+    if scale == "smoke":
+        small = replace(recipe, epochs=30, learning_rate=0.05, batch_size=10)
+        run = replace(run, width=32, depth=4, per_class=10, settle=(4, 0.1), recipe=small)
+    elif scale == "reduced":
+        run = replace(run, per_class=500, recipe=replace(recipe, batch_size=20))
+    for dataset in ("digits",) if scale == "smoke" else ("cifar10", "mnist"):
+        for name, w in (("w0", 0.0), ("w5e-4", 5e-4), ("w2e-3", 2e-3)):
+            grown = replace(run.recipe, weight_decay=w)
+            run = replace(run, name=f"{dataset}-{name}", dataset=dataset, recipe=grown)
+            yield run
+            short = replace(grown, epochs=grown.epochs // 10)
+            yield replace(run, name=f"{run.name}-short", recipe=short, settle=None)
 
 
 # Weight decay of the feature mapping and of the last layer, as multiples of the baseline's.
@@ -209,14 +271,19 @@ def end_to_end(scale: str) -> Iterator[Run]:
             yield replace(run, name=f"{run.network}-{dataset}", dataset=dataset)
 
 
-EXPERIMENTS = {"layerwise": layerwise, "weight-decay": weight_decay, "end-to-end": end_to_end}
+EXPERIMENTS = {
+    "layerwise": layerwise,
+    "weight-decay": weight_decay,
+    "end-to-end": end_to_end,
+    "stage-length": stage_length,
+}
 
 
 def runs(experiment: str, scale: str, seed: int = 0, only: str | None = None) -> list[Run]:
     """The runs of an experiment at one scale.
 
     Args:
-        experiment: "layerwise", "weight-decay" or "end-to-end".
+        experiment: "layerwise", "weight-decay", "end-to-end" or "stage-length".
         scale: "smoke", "reduced" or "full".
         seed: Seed of initial weights and of the order of samples.
         only: The name of the one run that is wanted.
