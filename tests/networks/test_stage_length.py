@@ -177,7 +177,7 @@ def test_the_runs_of_the_plan():
         assert run.recipe.last_weight_decay is None
         assert (run.per_class, run.width, run.depth, run.grown) == (500, 256, 10, True)
         assert (run.settle, run.recipe.epochs, run.recipe.drops) == ((10, 0.01), 200, ())
-        assert (run.recipe.learning_rate, run.recipe.batch_size) == (0.01, 20)
+        assert (run.recipe.learning_rate, run.recipe.batch_size) == (0.005, 20)
         recipe = replace(run.recipe, epochs=20)
         assert short == replace(run, name=short.name, settle=None, recipe=recipe)
 

@@ -177,7 +177,8 @@ def stage_length(scale: str) -> Iterator[Run]:
         small = replace(recipe, epochs=30, learning_rate=0.05, batch_size=10)
         run = replace(run, width=32, depth=4, per_class=10, settle=(4, 0.1), recipe=small)
     elif scale == "reduced":
-        run = replace(run, per_class=500, recipe=replace(recipe, batch_size=20))
+        small = replace(recipe, learning_rate=0.005, batch_size=20)
+        run = replace(run, per_class=500, recipe=small)
     for dataset in ("digits",) if scale == "smoke" else ("cifar10", "mnist"):
         for name, w in (("w0", 0.0), ("w5e-4", 5e-4), ("w2e-3", 2e-3)):
             grown = replace(run.recipe, weight_decay=w)
