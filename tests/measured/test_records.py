@@ -114,8 +114,22 @@ def test_the_results_of_the_book_are_in_their_places():
     places = {p.parent for p in files if p.suffix == ".json" and not set(OTHERS) & set(p.parents)}
     assert {p.suffix for p in files} <= {".json", ".npz"}
     assert {p.parent.parent.name for p in files if p.suffix == ".npz"} == {"statistics"}
-    assert all(len(p.relative_to(folder).parts) == 2 for p in places)
-    assert sum(len(load_all(folder, p.parent.name, p.name)) for p in places) == len(STORED) > 40
+    number = 0
+    for root in (folder, folder / "gpu"):
+        inside = {p for p in places if p.parent.parent == root}
+        number += sum(len(load_all(root, p.parent.name, p.name)) for p in inside)
+        places -= inside
+    assert not places and number == len(STORED) > 40
+
+
+def test_runs_of_a_gpu_are_kept_apart():
+    """The second processor of E2 has a folder of results of its own, which no list mixes in."""
+    folder = ROOT / "book" / "results"
+    second = load_all(folder / "gpu", "weight-decay", "reduced")
+    assert len(second) == 30 and {r.seed for r in second} == {0, 1, 2}
+    assert {r.device for r in second} == {"NVIDIA H200"} and all(r.complete for r in second)
+    assert {r.device for r in load_all(folder, "weight-decay", "reduced")} == {"CPU, 1 thread"}
+    assert {r.device for r in load_all(folder, "weight-decay", "full")} == {"NVIDIA H200"}
 
 
 def test_a_field_that_comes_later_changes_no_file_written_before(tmp_path):
