@@ -10,7 +10,7 @@ singular values. So the minimizer thresholds the singular values of Y. These are
 one for each class:
 
 .. math::
-    Wh_{k,i} = (1 - c_k)_+\,\mathbf 1_k, \qquad c_k = \sqrt{\lambda_W\lambda_H/m_k} .
+    Wh_{k,i} = (1 - c_k)_+\,e_k, \qquad c_k = \sqrt{\lambda_W\lambda_H/m_k} .
 
 A class with :math:`n_k \le \bar n\lambda_W\lambda_H` is dead: its weights and features are zero
 (Dang et al., 2023). The others are orthogonal, and their lengths follow from :math:`\bar
@@ -18,7 +18,7 @@ n\lambda_W\|w_k\|^2 = \lambda_Hn_k\|\bar h_k\|^2`.
 
 With L linear layers :math:`W = W_L\cdots W_1`, each with the decay :math:`\lambda_W`, the decays of
 a given product cost at least :math:`\frac{L+1}2(\bar n^L\lambda_W^L\lambda_H)^{1/(L+1)}
-\sum_i\sigma_i^{2/(L+1)}`. So :math:`Wh_{k,i} = z_k\mathbf 1_k`, where :math:`z_k` minimizes
+\sum_i\sigma_i^{2/(L+1)}`. So :math:`Wh_{k,i} = z_ke_k`, where :math:`z_k` minimizes
 
 .. math::
     (z-1)^2 + (L+1)\,c_k\,z^{2/(L+1)}, \qquad c_k = (\lambda_H\lambda_W^L/m_k^L)^{1/(L+1)} .

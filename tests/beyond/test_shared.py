@@ -196,6 +196,25 @@ def test_a_condition_on_the_input_makes_the_minimizer_of_many_blocks_unique():
     assert shared.minimize(1e3, 1e4, stats, 4).certified
 
 
+@pytest.mark.parametrize("factors", [1, 2])
+def test_the_certificate_of_many_blocks_ends_where_its_two_conditions_do(factors):
+    L, K, m = 4, 3, np.array([1.0, 0.8, 0.6])
+    stats = ClassStatistics(np.full(K, 2), np.diag(m), np.zeros((K, K)))
+    bend = shared.concavity(L) if factors == 1 else (2 * L - 1) / (2 * L + 1)
+    edge = K * (0.6**2 / K) / bend  # lambda_W at which lambda_+ is the bend times lambda_W / K
+    for part, certified in ((0.99, True), (1.01, False)):
+        assert shared.minimize(part * edge, 1e-2, stats, L, factors).certified == certified
+    # Or the value 1/2 of C = 0 lies below the cost where the concave part begins.
+    if factors == 1:
+        u = shared.convex_up_to(L)
+        begins = u * (u - 1) / 2 + L * (u - 1) ** 2 / 2
+    else:
+        begins = 0.5
+    for part, certified in ((0.99, False), (1.01, True)):
+        found = shared.minimize(2 * edge, part * 0.5 / begins, stats, L, factors)
+        assert found.certified == certified
+
+
 def test_variability_may_rise_where_the_paper_says_it_falls():
     """Means (3, 0) and (0, 0.3): the layer stretches the short one, and the noise lies there."""
     means, within = np.diag([3.0, 0.3]), np.diag([0, 0.01])

@@ -170,7 +170,12 @@ def test_all_networks_of_the_plan_are_there_with_one_commit():
 
 
 def test_the_verdicts_are_found_again_from_plain_files():
-    ours = {part.asked: str(part.verdict) for part in runs.answers(list(RUNS.values()))}
+    parts = runs.answers(list(RUNS.values()))
+    for part in parts:
+        if part.asked.name in ("I1", "I2"):
+            expected = larger_yardstick(part.asked.loss, part.asked.decay, cosine)
+            assert part.interval.yardstick == pytest.approx(expected, rel=1e-9)
+    ours = {part.asked: str(part.verdict) for part in parts}
     assert ours == {question: both(*question) for question in asked()}
     counts = agreements()
     theirs = runs.agreements(list(RUNS.values()))

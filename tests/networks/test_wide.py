@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nclib import ClassStatistics, minimize
 from nclib.networks.experiments import wide
 from nclib.networks.experiments.components import components
 
@@ -45,6 +47,19 @@ def test_a_block_with_a_unit_for_each_sample_comes_near_and_a_narrow_one_does_no
     assert wide.distance(record) < wide.distance(narrow)
 
 
+def test_error_and_gradient_are_relative_to_the_exact_change_and_to_the_start(record, monkeypatch):
+    values, labels, _ = components(SMALL.data, SMALL.per_class, SMALL.dimension)
+    H0 = values / np.sqrt(SMALL.dimension)
+    wanted = minimize(SMALL.model, ClassStatistics.from_features(H0, labels)).features(H0, labels)
+    made = wide._train(SMALL, H0, labels)[0]
+    expected = np.linalg.norm(made - wanted) / np.linalg.norm(wanted - H0)
+    assert record["error"] == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(
+        wide.optimize, "minimize", lambda f, x, **kwargs: SimpleNamespace(x=x, nit=0)
+    )
+    assert wide._train(SMALL, H0, labels)[1]["gradient"] == pytest.approx(1)
+
+
 def test_no_block_is_below_the_minimum():
     for case in CASES:
         assert wide.excess(wide.carry_out(replace(case, iterations=60))) > 0
@@ -72,6 +87,7 @@ def made(record, width, seed, excess, factor):
 
 def test_each_criterion_can_fail(record):
     good = [made(record, 512 // 4**k, s, 0.01 * 4**k, 1.009) for k in range(3) for s in range(3)]
+    assert wide.excess(good[0]) == pytest.approx(0.01)
     assert wide.verdict(good) == {"W1": (1, 1), "W2": (3, 3)}
     one = [made(record, 512, 0, 0.9, 0.98), *good[1:]]
     assert wide.verdict(one) == {"W1": (1, 1), "W2": (2, 3)}  # a median: two of three seeds fall
