@@ -10,7 +10,7 @@ from nclib import minimize as one_level
 from nclib.beyond import kernel, shared
 from nclib.workbench import random_features, slope
 from tests.beyond import oracle_shared as oracle
-from tests.beyond.test_shared import decays, problem
+from tests.beyond.test_shared import decays, problem, ratio_of
 
 
 def random_kernel(seed, N):
@@ -35,6 +35,7 @@ def test_features_change_by_the_smoothed_gradient_and_the_weights_are_stationary
     g = W.T @ E + lambda_H * H
     np.testing.assert_allclose(H - H0.T, -g @ K_, atol=1e-10)
     np.testing.assert_allclose(E @ H.T / len(H0) + lambda_W / len(Y) * W, 0, atol=1e-10)
+    assert found.ratio == pytest.approx(ratio_of(E, K_, lambda_W, lambda_H), rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 4, 7])

@@ -32,6 +32,12 @@ def problem(seed):
     return H0, labels
 
 
+def ratio_of(E, K_, lambda_W, lambda_H):
+    """Left side of the certificate with a kernel over its right side, by a dense inverse."""
+    middle = K_ @ np.linalg.inv(np.eye(len(K_)) + lambda_H * K_)
+    return np.linalg.norm(E @ middle @ E.T, 2) / len(K_) / (lambda_W / len(E))
+
+
 def decays(seed):
     return 10 ** np.random.default_rng(1000 + seed).uniform(-2.5, 0, 2)
 
@@ -265,6 +271,19 @@ def test_a_plain_layer_lets_classes_die_and_a_residual_one_does_not():
     assert residual.effective[1, 1] > 0.1
 
 
+@pytest.mark.parametrize("pull, certified", [(0.99, True), (1.01, False), (1.9, False)])
+def test_zero_is_certified_in_a_plain_layer_up_to_the_slope_of_the_cost(
+    monkeypatch, pull, certified
+):
+    stats = ClassStatistics(np.array([2, 2]), np.diag([1.0, 0.5]), np.zeros((2, 2)))
+    slope = 0.5 / pull  # of the cost, where the loss pulls at C = 0 with 1/2
+    monkeypatch.setattr(
+        shared, "descend", lambda f, x: shared.Bottom(0 * x, f(0 * x).value, gradient_norm=0.0)
+    )
+    found = shared.plain(2 * slope, slope, stats)
+    assert not found.effective.any() and found.certified == certified
+
+
 def test_only_the_product_of_decays_counts_in_plain_layers():
     H0, labels = problem(6)
     stats = ClassStatistics.from_features(H0, labels)
@@ -295,6 +314,10 @@ def test_the_gradient_with_both_links_is_zero_in_all_variables(seed):
     )
     assert max(np.abs(g).max() for g in slopes) < 1e-10
     assert found.objective == pytest.approx(value, abs=1e-12)
+    kernel = H0 @ H0.T / (len(H0) * lambda_B) + np.eye(len(H0)) / model.beta
+    E = found.weights @ H - oracle.one_hot(labels)
+    expected = ratio_of(E, kernel, lambda_W, model.lambda_H)
+    assert found.ratio == pytest.approx(expected, rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
