@@ -127,8 +127,8 @@ NEW = """\
 ## Where to begin
 
 You need linear algebra up to the singular value decomposition, gradients and Hessians, and some
-Python with NumPy. The {doc}`glossary` has the other words, {doc}`notation` the letters. Most
-chapters open with the same {term}`one-number example`, small enough for paper.
+Python with NumPy. The {doc}`glossary` has the other words, {doc}`notation` the letters. Many
+chapters use the same {term}`one-number example`, small enough for paper.
 
 - **A student** reads Part I in order, then {doc}`perturbation/large_beta`,
   {doc}`perturbation/central_path` and {doc}`perturbation/every_beta`, and does the exercises marked

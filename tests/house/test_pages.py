@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -82,6 +83,53 @@ def test_the_readme_names_what_exists():
     paths += re.findall(r"\]\(((?!https:)[^)]+)\)", read("README.md"))
     assert len(paths) > 8
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+FINDINGS = re.split(
+    r"^- ",
+    re.search(r"^## What it finds\n(.*?)\n\n\[", read("README.md"), re.S | re.M)[1],
+    flags=re.M,
+)[1:]
+
+
+def asserting(tag: str) -> bool:
+    """Whether a cell with this tag asserts something."""
+    return any(
+        tag in cell.metadata.get("tags", []) and "assert" in cell.source
+        for path in (ROOT / "book").glob("*/*.ipynb")
+        for cell in nbformat.read(path, as_version=4).cells
+    )
+
+
+def has_test(name: str) -> bool:
+    return any(
+        f"\ndef {name}(" in path.read_text(encoding="utf-8")
+        for path in (ROOT / "tests").rglob("test_*.py")
+    )
+
+
+def test_the_readme_has_its_findings():
+    assert len(FINDINGS) > 8
+
+
+@pytest.mark.parametrize("finding", FINDINGS, ids=[" ".join(f.split()[:4]) for f in FINDINGS])
+def test_every_finding_of_the_readme_rests_on_a_check(finding):
+    """Its last bracket names claims with checks, tags of cells that assert, or tests.
+
+    Where the ledger corrects the paper or adds an assumption, the sentence says so.
+    """
+    ledger = {c["id"]: c for c in yaml.safe_load(read("book/claims.yml"))}
+    words = {"Corrected": "corrected", "Needs an extra assumption": "assumption"}
+    names = re.search(r"\.\s+\(([^()]+)\)\s*$", finding)[1].split(",")
+    for name in (name.strip() for name in names):
+        if name in ledger:
+            outcome = ledger[name]["outcome"]
+            said = [word for verdict, word in words.items() if outcome.startswith(verdict)]
+            assert ledger[name]["checks"] and all(word in finding for word in said), name
+        elif name.startswith("`test_"):
+            assert has_test(name.strip("`")), name
+        else:
+            assert asserting(name.strip("`")), name
 
 
 def test_the_example_of_the_readme_can_be_pasted():
