@@ -40,6 +40,7 @@ from nclib.beyond.descent import Evaluation, descend
 
 SLACK = 1e-9  # of the certificate, relative, for rounding
 STARTS = 8  # at most, where no certificate ends the search
+RANK = 1e-10  # singular values of W below this share of the largest count as zero
 
 
 class Rates(NamedTuple):
@@ -267,7 +268,8 @@ def spread_rates(
     W = np.linalg.solve(moment, H0 @ Y.T / N).T
     change = -W.T @ (W @ H0 - Y) @ problem.kernel
     deviations = H0 - H0 @ Y.T / Y.sum(axis=1) @ Y
-    rows = np.linalg.qr(W.T)[0] if len(Y) < len(H0) else np.eye(len(H0))
+    _, lengths, axes = np.linalg.svd(W, full_matrices=False)
+    rows = axes[lengths > RANK * lengths[0]].T  # fewer than K where the means are centered
     inside = rows.T @ deviations
     return Rates(
         float(2 * np.sum(deviations * change) / np.sum(deviations**2)),

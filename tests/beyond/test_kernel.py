@@ -188,6 +188,22 @@ def test_rates_of_the_spread_are_the_limit_of_a_weak_link(make):
     assert errors[-1][1] < 1e-2 * abs(rates.rows)
 
 
+def test_centered_means_leave_the_weights_fewer_rows_than_classes():
+    """Two classes with opposite means: W has one row direction, and not two."""
+    labels = np.repeat([0, 1], 5)
+    H0 = random_features(np.random.default_rng(3), labels, 4)
+    H0 -= H0.mean(axis=0)
+    K_ = random_kernel(1, 10)
+    Y = np.eye(2)[labels]
+    W = np.linalg.solve(H0.T @ H0 / 10 + 0.05 * np.eye(4), H0.T @ Y / 10).T
+    np.testing.assert_allclose(W[0], -W[1], atol=1e-12)
+    row = W[0] / np.linalg.norm(W[0])
+    change = -K_ @ (H0 @ W.T - Y) @ W @ row
+    inside = H0 @ row - Y @ (Y.T @ H0 @ row) / 5
+    expected = 2 * np.sum(inside * change) / np.sum(inside**2)
+    assert kernel.spread_rates(0.1, K_, H0, labels).rows == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_linear_link_widens_and_a_pull_contracts_to_first_order():
     """Linear: the sum is 2 lambda_W / (K lambda_B) tr W Sigma_W W^T, whatever the data."""
     for seed in range(6):
