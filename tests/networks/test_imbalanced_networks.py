@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import t as student
 
 from nclib import Model
@@ -15,6 +16,7 @@ from nclib.beyond import imbalance as theory
 from nclib.measured.paired import Verdict
 from nclib.networks.experiments import imbalance as runs
 from nclib.networks.experiments import sweep
+from nclib.networks.residual import ResidualMLP
 
 SMALL = replace(next(runs.cases("smoke")), per_class=12, held_out=4, steps=(20, 5))
 
@@ -59,6 +61,41 @@ def test_a_network_is_trained_measured_and_recorded_with_its_origin(records):
         assert after["objective"] <= before["objective"] and after["iterations"] <= 5
         cosines = np.array(record["measured"]["cosines of rows"])
         assert np.allclose(cosines, cosines.T) and np.allclose(np.diag(cosines), 1)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_what_is_measured_is_what_the_plan_says(loss):
+    """Every number once more, from the network's weights, sample by sample."""
+    case = replace(SMALL, loss=loss, ratio=3)
+    data = runs.prepared(case)
+    network = ResidualMLP(case.dimension, 10, depth=2, skip=False, smoothing=0.05, seed=3)
+    found = runs.measured(case, network, data)
+    W = network.last.weight.detach().numpy()
+    with torch.no_grad():
+        x = data.train.inputs(slice(None))
+        first, last = (h.numpy() for h in network.hidden(x))
+        errors = network(data.test.inputs(slice(None))).argmax(dim=1).numpy()
+    y, Z = data.train.labels.numpy(), last @ W.T
+    out = Z if loss == "mse" else np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True)
+    score = np.zeros(10)
+    for k in range(10):
+        half = [j for j in (range(5) if k < 5 else range(5, 10)) if j != k]
+        rest = 0 if loss == "mse" else out[y == k][:, half].mean()
+        score[k] = out[y == k][:, k].mean() - rest
+        wrong = (errors != data.test.labels.numpy())[data.test.labels.numpy() == k]
+        assert found["test error"][k] == pytest.approx(wrong.mean())
+        assert found["rows"][k] == pytest.approx(sum(w**2 for w in W[k]) ** 0.5)
+        mean = last[y == k].mean(axis=0)
+        assert found["means"][k] == pytest.approx((mean @ mean) ** 0.5)
+    assert found["score"] == pytest.approx(score.tolist())
+    assert found["square of W"] == pytest.approx(np.trace(W @ W.T))
+    for name, h in (("first", first), ("last", last)):
+        assert found[f"square of {name} features"] == pytest.approx(np.trace(h @ h.T) / len(y))
+    force = -(out - np.eye(10)[y]) @ W
+    for name, chosen in (("large", y < 5), ("small", y >= 5)):
+        pull = sum(force[i] @ last[i] for i in np.flatnonzero(chosen))
+        square = sum(last[i] @ last[i] for i in np.flatnonzero(chosen))
+        assert found[f"lambda_H of {name}"] == pytest.approx(pull / square)
 
 
 def test_the_inputs_of_an_image_are_the_same_at_every_ratio_and_images_are_nested():
