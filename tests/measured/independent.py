@@ -23,10 +23,10 @@ FITTED = 0.002  # the largest training error of a run in the second version
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-def runs(experiment, scale):
+def runs(experiment, scale, folder=RESULTS):
     """What the files of an experiment hold, by name and seed; complete runs only."""
     found = {}
-    for path in (RESULTS / experiment / scale).glob("*.json"):
+    for path in (folder / experiment / scale).glob("*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
         if run["complete"]:
             found[run["name"], run["seed"]] = run
@@ -175,8 +175,8 @@ class Decay:
     ``runs`` may be changed afterwards, to see that what the chapter prints would be another thing.
     """
 
-    def __init__(self, loss):
-        everything = runs("weight-decay", "reduced")
+    def __init__(self, loss, folder=RESULTS):
+        everything = runs("weight-decay", "reduced", folder)
         seeds = {seed for name, seed in everything if name.startswith(f"{loss}-")}
         whole = [s for s in sorted(seeds) if all((f"{loss}-{d}", s) in everything for d in DECAYS)]
         self.runs = {(d, s): everything[f"{loss}-{d}", s] for d in DECAYS for s in whole}
@@ -238,7 +238,13 @@ class Decay:
         return Change(middle, percentile(gaps, 0.025), percentile(gaps, 0.975), math.nan)
 
     def verdicts(self, seeds, column):
-        """What the rules of the plan say of each prediction that speaks of a metric."""
+        """What the rules of the plan say of each prediction that speaks of a metric.
+
+        Without a seed nothing is determined.
+        """
+        if not seeds:
+            names = ("P1", "P2", "P5", "P4" if column == "nc1" else "P3")
+            return dict.fromkeys(names, "undetermined")
         found = {d: self.change(d, seeds, at_end, column) for d in CHANGES}
         features = [found["features-double"].verdict(-1), found["features-zero"].verdict(1)]
         last = [found["last-double"].verdict(1), found["last-zero"].verdict(-1)]
@@ -269,10 +275,26 @@ class Decay:
         steps = math.ceil(run["data"]["samples"] / config["batch_size"])
         return config["weight_decay"] * steps * sum(lengths) / (1 - config["momentum"])
 
+    def pairs_that_fit(self, decay):
+        """Seeds with which this network and its baseline end at the error of a fit, or below."""
+        both = [[(d, s) for d in ("baseline", decay)] for s in self.seeds]
+        return [pair[0][1] for pair in both if not set(pair) & set(self.unfitted)]
+
+    def span_gap(self, column):
+        """Features' span minus last layer's, of absolute means over all seeds."""
+        means = [abs(fmean(self.span(part, self.seeds, column))) for part in ("features", "last")]
+        return means[0] - means[1]
+
     def inside_and_outside(self, decay):
-        """The within-class trace in the span of the means and orthogonal to it, were NC1 even."""
-        inside = 10 / 9 * self.finals(decay, "nc1")[0]
-        return inside, self.finals(decay, "nc1_trace")[0] - inside
+        """The within-class trace in the span of the means and orthogonal to it, were NC1 even.
+
+        Means over the networks that fit, and their number; None if there are none.
+        """
+        fitted = [s for s in self.seeds if (decay, s) not in self.unfitted]
+        if not fitted:
+            return None
+        one, both = (fmean(self.final(decay, s, c) for s in fitted) for c in ("nc1", "nc1_trace"))
+        return 10 / 9 * one, both - 10 / 9 * one, len(fitted)
 
 
 # ---- grown networks ------------------------------------------------------------------------------
@@ -330,12 +352,27 @@ def rising_steps(run):
     return [i for i, (x, y) in enumerate(pairwise(last(run, "nc1_trace"))) if y > x]
 
 
-def rises_by_step(loss, decay, dropped=()):
+def rises_by_step(loss, decay):
     """Of the residual networks with one decay: their number, unfitted ones, rises at each step."""
     found = group(runs("weight-decay", "reduced"), f"{loss}-{decay}")
-    found = [run for run in found if run["seed"] not in dropped]
     above = sum(run["epochs"]["error"][-1] > 0 for run in found)
     return len(found), above, [sum(i in rising_steps(run) for run in found) for i in range(8)]
+
+
+def growth_by_block(loss, decay):
+    """In how many of these networks the within-class trace grows at each identity block."""
+    found = group(runs("weight-decay", "reduced"), f"{loss}-{decay}")
+    traces = [spread_by_point(run) for run in found]
+    return [sum(t[b] > t[b - 1] for t in traces) for b in IDENTITY_BLOCKS]
+
+
+def rises_without_error(loss):
+    """Networks without training error at the end: some rise, all of them, rises at all steps."""
+    everything = runs("weight-decay", "reduced")
+    found = [run for (name, _), run in everything.items() if name.startswith(loss)]
+    found = [run for run in found if run["epochs"]["error"][-1] == 0]
+    counts = [len(rising_steps(run)) for run in found]
+    return sum(map(bool, counts)), len(counts), sum(counts)
 
 
 def rising_factors(loss):
@@ -347,10 +384,18 @@ def rising_factors(loss):
     return sum(bool(rising_steps(run)) for run in found), len(found), factors
 
 
-def growth_of_spread(network):
-    """By what each identity block multiplies the within-class trace, seed 0."""
+def spread_by_point(run):
+    """The within-class trace at the nine points at the end; of seed 0 from class statistics."""
+    if "trace_within" in run["layers"]:
+        return last(run, "trace_within")
     names = ["stem", *(f"block{i}" for i in range(1, 9))]
-    traces = [np.trace(load_layer(statistics_file(network, name)).within) for name in names]
+    assert run["seed"] == 0
+    return [np.trace(load_layer(statistics_file(run["name"], name)).within) for name in names]
+
+
+def growth_of_spread(run):
+    """By what each identity block multiplies the within-class trace."""
+    traces = spread_by_point(run)
     return {b: traces[b] / traces[b - 1] for b in IDENTITY_BLOCKS}
 
 

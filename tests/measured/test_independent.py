@@ -5,6 +5,7 @@ import math
 import sys
 from itertools import product
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
@@ -97,7 +98,11 @@ def joined(changes):
 
 @pytest.fixture
 def decays():
-    return {loss: Decay(loss) for loss in LOSSES}
+    """The runs of each loss, and beside them those of the second processor."""
+    found = {loss: Decay(loss) for loss in LOSSES}
+    for loss, decay in found.items():
+        decay.second = Decay(loss, RESULTS / "gpu")
+    return found
 
 
 def words_of_phases(decays):
@@ -105,13 +110,10 @@ def words_of_phases(decays):
     lines = []
     versions = [(loss, decay.seeds) for loss, decay in decays.items()]
     for loss, decay in decays.items():
-        if decay.kept == decay.seeds:
-            versions.append((loss, None))
-        else:
-            versions.append((loss, decay.kept))
+        versions.append((loss, "the same seeds" if decay.kept == decay.seeds else decay.kept))
     for loss, seeds in versions:
-        if seeds is None:
-            lines.append(f"{LOSSES[loss]}: the same seeds".split())
+        if not seeds or isinstance(seeds, str):
+            lines.append(f"{LOSSES[loss]}: {seeds or 'no seed'}".split())
             continue
         lines.append(["36", "intervals,", *f"{LOSSES[loss]}, seeds".split(), *map(str, seeds)])
         for column, label in LABELS.items():
@@ -143,12 +145,12 @@ def words_of_signs(decays):
 
 
 def words_of_layers(decays):
-    lines = [["16", "intervals", "NC1", "NC1~"]]
+    lines = [["24", "intervals", "NC1", "NC1~", "tr", "Sigma_W"]]
     for loss, decay in decays.items():
         for change in CHANGES:
             found = [
                 decay.change(change, decay.seeds, independent.last_step, column)
-                for column in ("nc1", "nc1_trace")
+                for column in ("nc1", "nc1_trace", "trace_within")
             ]
             lines.append([loss, change, *joined(found)])
         lines.append([loss, "yardstick", *(f"{c.yardstick:.2f}" for c in found)])
@@ -159,20 +161,76 @@ def words_of_spans(decays):
     lines = [["4", "intervals,", "twice", "all", "seeds", "seeds", "that", "fit"]]
     for loss, decay in decays.items():
         for column in ("nc1", "nc1_trace"):
-            found = [decay.larger(seeds, column) for seeds in (decay.seeds, decay.kept)]
-            lines.append([loss, LABELS[column], *joined(found)])
+            words = [loss, LABELS[column]]
+            for seeds in (decay.seeds, decay.kept):
+                words += decay.larger(seeds, column).words if seeds else ["no", "seed"]
+            lines.append(words)
     return lines
 
 
+PREDICTED = {  # the signs of P1, P4 and P5, in the order of the chapter's columns
+    "last-double": ["+", "-"],
+    "last-zero": ["-", "+"],
+    "features-double": ["-", "-", "+"],
+    "features-zero": ["+", "+", "-"],
+}
+
+
 def words_of_verdicts(decays):
+    lines = [["16", "intervals", "NC1", "NC1~", "P1", "P4", "P5"]]
+    for loss, decay in decays.items():
+        for change, wanted in PREDICTED.items():
+            found = [
+                decay.change(change, decay.seeds, independent.at_end, column)
+                for column in ("nc1", "nc1_trace")
+            ]
+            lines.append([loss, change, *joined(found), *wanted])
     columns = [(loss, column) for loss in LOSSES for column in ("nc1", "nc1_trace")]
     found = {c: decays[c[0]].both_versions(c[1]) for c in columns}
-    lines = []
     for i, title in enumerate(("all seeds", "seeds that fit", "verdict")):
         heads = [word for loss, column in columns for word in (loss, LABELS[column])]
         lines.append([*title.split(), *heads])
         for name in ("P1", "P2", "P3", "P4", "P5"):
             lines.append([name, *(found[c][i].get(name, "-") for c in columns)])
+    return lines
+
+
+def words_of_pairs(decays):
+    """The table outside the plan: pairs of networks that both fit."""
+    lines, number = [], 0
+    for loss, decay in decays.items():
+        for change, wanted in PREDICTED.items():
+            seeds = decay.pairs_that_fit(change)
+            words = [loss, change, str(len(seeds))]
+            for column in ("nc1", "nc1_trace") if seeds else ():
+                if len(seeds) > 2:
+                    number += 1
+                    words += decay.change(change, seeds, independent.at_end, column).words
+                else:
+                    gaps = decay.gaps(change, seeds, independent.at_end, column)
+                    words += [f"{fmean(gaps):+.2f}", "too", "few"]
+            lines.append(words + wanted if seeds else words)
+    return [[str(number), "intervals", "pairs", "NC1", "NC1~", "P1", "P4", "P5"], *lines]
+
+
+def words_of_processors(decays):
+    """The means on the second processor, and whether they have the signs of the intervals."""
+    lines = [["3", "seeds", "on", "a", "GPU", "NC1", "NC1~"]]
+    for loss, decay in decays.items():
+        second = decay.second
+        assert second.seeds == [0, 1, 2]
+        for change in (*CHANGES, "span"):
+            words = [loss, change]
+            for column in ("nc1", "nc1_trace"):
+                if change == "span":
+                    found, mean = decay.larger(decay.seeds, column), second.span_gap(column)
+                else:
+                    found = decay.change(change, decay.seeds, independent.at_end, column)
+                    mean = fmean(second.gaps(change, second.seeds, independent.at_end, column))
+                words.append(f"{mean:+.2f}")
+                if found.verdict(1) != "undetermined":
+                    words.append("holds" if (found.verdict(1) == "yes") == (mean > 0) else "turns")
+            lines.append(words)
     return lines
 
 
@@ -182,6 +240,8 @@ TABLES = {
     "table-E2-layers": words_of_layers,
     "table-E2-span": words_of_spans,
     "table-E2-verdicts": words_of_verdicts,
+    "table-E2-pairs": words_of_pairs,
+    "table-E2-processors": words_of_processors,
 }
 
 
@@ -196,20 +256,33 @@ def test_decay_tables_are_those_of_the_second_reading(tag, decays):
     assert printed(tag)[: len(TABLES[tag](decays))] == TABLES[tag](decays)
 
 
-@pytest.mark.parametrize("tag", TABLES)
+@pytest.mark.parametrize("tag", [tag for tag in TABLES if tag != "table-E2-processors"])
 def test_decay_tables_notice_two_seeds_that_are_swapped(tag, decays):
-    """Two baselines, and two networks without decay of the features, change places."""
+    """Two baselines, and two networks without decay of the features, change places.
+
+    The means of the second processor do not know the order of the seeds.
+    """
     for decay in decays.values():
         for variant in ("baseline", "features-zero"):
-            first, second = ((variant, seed) for seed in decay.kept[:2])
+            first, second = ((variant, seed) for seed in decay.seeds[:2])
             decay.runs[first], decay.runs[second] = decay.runs[second], decay.runs[first]
     assert not matches(tag, decays)
 
 
 @pytest.mark.parametrize("tag", TABLES)
+def test_decay_tables_notice_a_run_that_stands_for_another(tag, decays):
+    """Of the variants a seed is counted twice, against the baselines of two."""
+    for decay in (x for d in decays.values() for x in (d, d.second)):
+        one, other = decay.seeds[:2]
+        for change in CHANGES:
+            decay.runs[change, one] = decay.runs[change, other]
+    assert not matches(tag, decays)
+
+
+@pytest.mark.parametrize("tag", TABLES)
 def test_decay_tables_notice_a_sign_that_is_turned(tag, decays):
-    """The features' doubled decay and none change places."""
-    for decay in decays.values():
+    """The features' doubled decay and none change places, on both processors."""
+    for decay in (x for d in decays.values() for x in (d, d.second)):
         for seed in decay.seeds:
             first, second = ("features-double", seed), ("features-zero", seed)
             decay.runs[first], decay.runs[second] = decay.runs[second], decay.runs[first]
@@ -225,15 +298,55 @@ def test_decay_changes_on_the_way_that_the_chapter_compares(decays):
     assert printed("check-E2-signs") == expected
 
 
+def test_decay_loss_on_the_way_that_the_chapter_prints(decays):
+    expected = []
+    for loss, decay in decays.items():
+        for change in ("features-double", "features-zero"):
+            found = decay.change(change, decay.seeds, independent.in_window, "loss")
+            expected.append([loss, change, "training", "loss", *found.words])
+    assert printed("check-E2-way") == expected
+
+
+def test_decay_span_of_the_features_that_the_chapter_prints(decays):
+    expected = []
+    for loss, decay in decays.items():
+        gaps = decay.span("features", decay.seeds, "nc1")
+        half = independent.student(0.95, len(gaps) - 1) * stdev(gaps) / math.sqrt(len(gaps))
+        found = independent.Change(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half, math.nan)
+        expected.append([loss, "features'", "span", "in", "NC1:", *found.words])
+    assert printed("check-E2") == expected
+
+
+def test_decay_at_the_size_of_the_paper():
+    found = independent.runs("weight-decay", "full")
+    one, two = (found[f"mse-{name}", 0] for name in ("baseline", "features-double"))
+    expected = [["epoch", "NC1", "NC1~", "training", "error,", "baseline", "and", "doubled"]]
+    for i, (epoch, error) in enumerate(independent.measured(one, "error")):
+        row = [str(epoch)]
+        for column in ("nc1", "nc1_trace"):
+            values = [independent.measured(run, column)[i][1] for run in (one, two)]
+            row.append(f"{math.log2(values[1] / values[0]):+.2f}")
+        row += [f"{x:.5f}" for x in (error, independent.measured(two, "error")[i][1])]
+        expected.append(row)
+    assert printed("table-E2-full") == expected[:1] + expected[2:]
+    for name, run in (("baseline", one), ("features-double", two)):
+        speed = run["epochs"]["epoch"][-1] * run["data"]["samples"] / run["duration_s"]
+        words = f"mse-{name} NVIDIA H200: {speed:,.0f} images per second"
+        assert words.split() in printed("images per second")
+
+
 def test_decay_seeds_and_networks_that_do_not_fit(decays):
     expected = []
     for loss, decay in decays.items():
         seeds = [str(s) for s in decay.seeds], [str(s) for s in decay.kept]
         title = [*LOSSES[loss].split(), "seeds"]
-        expected.append([*title, *seeds[0], "second", "version", *seeds[1]])
-        for (name, seed), error in decay.unfitted.items():
-            words = f"{name}, seed {seed}: training error {error:.3f}"
-            expected.append(words.split())
+        expected.append([*title, *seeds[0], "second", "version:", *(seeds[1] or ["none"])])
+        for name in DECAYS:
+            errors = [error for (other, _), error in decay.unfitted.items() if other == name]
+            if errors:
+                words = f"training error {min(errors):.3f} to {max(errors):.3f}"
+                number = f"{name} {len(errors)} of {len(decay.seeds)} seeds, "
+                expected.append((number + words).split())
     assert printed("table-E2-fitted") == expected
 
 
@@ -258,17 +371,19 @@ def test_decay_horizon_of_the_stored_runs(decays):
 def test_decay_inside_and_outside_the_span_of_the_means(decays):
     expected = []
     for name in DECAYS:
-        inside, outside = decays["mse"].inside_and_outside(name)
-        words = f"{name} in the span {inside:.4f}, orthogonal to it {outside:.4f}"
-        expected.append(words.split())
+        found = decays["mse"].inside_and_outside(name)
+        if found is None:
+            expected.append([name, "no", "network", "fits"])
+            continue
+        inside, outside, number = found
+        shares = f"in the span {inside:.4f}, orthogonal to it {outside:.4f}"
+        expected.append(f"{name} {shares}, {number} networks".split())
     assert printed("orthogonal to it {trace - inside:.4f}") == expected
 
 
 def test_decay_bootstrap_is_that_of_all_resamples_where_these_are_few(decays):
-    versions = {(loss, tuple(x)) for loss, d in decays.items() for x in (d.seeds, d.kept)}
-    for loss, seeds in versions:
-        if len(seeds) > 4:
-            continue
+    for loss, decay in decays.items():
+        seeds = decay.seeds[:4]
         every = list(product(range(len(seeds)), repeat=len(seeds)))
         for column in ("nc1", "nc1_trace"):
             drawn = decays[loss].larger(seeds, column)
@@ -378,22 +493,43 @@ def test_where_the_trace_form_rises_as_the_chapter_prints_it():
         assert f"{TITLES[name]:19} seed {seed}, {error}: {where}" in lines
 
 
-@pytest.mark.parametrize(
-    ("loss", "dropped", "which"), [("mse", (), 0), ("ce", (), 0), ("mse", (2,), 1)]
-)
-def test_rises_in_the_residual_networks_as_the_chapter_prints_them(loss, dropped, which):
-    # The tables are printed in this order, so that the second one of a decay is the second version.
-    lines = [line for line in lines_of("measuring") if line.startswith(f"{loss} ")]
+def test_rises_by_block_of_the_residual_networks_as_the_chapter_prints_them():
+    found = independent.runs("end-to-end", "reduced")
+    for name in ("resnet18-mnist", "resnet18-cifar10"):
+        steps = [independent.rising_steps(run) for run in independent.group(found, name)]
+        counts = " ".join(str(sum(i in s for s in steps)) for i in range(8))
+        line = f"{TITLES[name]:19} of {len(steps)} seeds, by block 1 to 8: {counts}"
+        assert line in lines_of("measuring")
+
+
+def rows_of(loss, decay):
+    """The words of the rows of both tables of a setting, the one of rises and that of growth."""
+    lines = [line.split() for line in lines_of("measuring")]
+    return [words[2:] for words in lines if words[:2] == [loss, decay]]
+
+
+def starred(counts, number):
+    return [f"{count}*" if count == number else f"{count}" for count in counts]
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_rises_in_the_residual_networks_as_the_chapter_prints_them(loss):
     total = np.zeros(8, int)
     for decay in DECAYS:
-        number, above, counts = independent.rises_by_step(loss, decay, dropped)
+        number, above, counts = independent.rises_by_step(loss, decay)
         assert number > 2
-        stars = [f"{c}*" if c == number else f"{c}" for c in counts]
-        row = [line for line in lines if line.split()[1] == decay][which]
-        assert row.split()[2:] == [str(number), str(above), *stars]
+        growth = independent.growth_by_block(loss, decay)
+        start = [str(number), str(above)]
+        assert rows_of(loss, decay) == [start + starred(x, number) for x in (counts, growth)]
         total += counts
-    everything = [line for line in lines if line.split()[1] == "all"][which]
-    assert everything.split()[2:] == [str(count) for count in total]
+    assert rows_of(loss, "all") == [[str(count) for count in total]]
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_rises_in_networks_without_error_as_the_chapter_prints_them(loss):
+    some, number, rises = independent.rises_without_error(f"{loss}-")
+    line = f"{loss:3}: in {some} of {number} runs without error; {rises} rises"
+    assert line in lines_of("measuring")
 
 
 @pytest.mark.parametrize("loss", ["mse", "ce"])
@@ -408,13 +544,34 @@ def test_sizes_of_the_rises_as_the_chapter_prints_them(loss):
 @pytest.mark.parametrize("name", ["resnet18-mnist", "resnet18-cifar10"])
 def test_growth_of_the_spread_and_the_time_without_error_as_the_chapter_prints_them(name):
     lines = lines_of("measuring")
-    growth = independent.growth_of_spread(name)
-    shown = "  ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
-    grows = " ".join(str(b) for b, factor in growth.items() if factor > 1)
-    assert f"{TITLES[name]:19} Tr Sigma_W times {shown}   grows at {grows}" in lines
-    start, factors = independent.since_no_error(independent.runs("end-to-end", "reduced")[name, 0])
-    shown = " ".join(f"{x:.2f}" for x in factors)
-    assert f"{TITLES[name]:19} from epoch {start}: {shown}" in lines
+    found = independent.group(independent.runs("end-to-end", "reduced"), name)
+    assert [run["seed"] for run in found] == [0, 1, 2]
+    everywhere, signs = set(independent.IDENTITY_BLOCKS), [""] * 9
+    for run in found:
+        growth = independent.growth_of_spread(run)
+        shown = "  ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
+        grows = {b for b, factor in growth.items() if factor > 1}
+        where = " ".join(map(str, sorted(grows)))
+        start = f"{TITLES[name]:17} seed {run['seed']}"
+        assert f"{start} factors {shown}  grows at {where}" in lines
+        everywhere &= grows
+        first, factors = independent.since_no_error(run)
+        shown = " ".join(f"{x:.2f}" for x in factors)
+        assert f"{start} from epoch {first}: {shown}" in lines
+        signs = [s + ("+" if x > 1 else "-") for s, x in zip(signs, factors, strict=True)]
+    where = " ".join(map(str, sorted(everywhere)))
+    assert f"{TITLES[name]:17} grows in all seeds at {where}" in lines
+    assert f"{'':17} signs by point: {' '.join(signs)}" in lines
+
+
+@pytest.mark.parametrize("name", ["baseline", "features-double"])
+def test_wide_residual_networks_as_the_chapter_prints_them(name):
+    run = independent.runs("weight-decay", "full")[f"mse-{name}", 0]
+    rises = [i + 1 for i in independent.rising_steps(run)]
+    growth = independent.growth_of_spread(run)[8]
+    error = f"error {run['epochs']['error'][-1]:.5f}"
+    line = f"mse-{name:16} {error}: NC1~ rises at {rises}, Tr Sigma_W times {growth:.1f}"
+    assert line in lines_of("measuring")
 
 
 @pytest.mark.parametrize("name", ["mlp-mnist", "mlp-cifar10"])
