@@ -151,3 +151,64 @@ def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys,
     assert rest.main(arguments) == 0 and made == cases[1:]
     assert rest.main(["verdict", *arguments[1:]]) == 0
     assert "2 of 2 networks" in capsys.readouterr().out
+
+
+def test_a_network_and_its_last_block_are_trained_with_the_decays_of_the_case(monkeypatch):
+    """The network first, then, for a residual baseline, three blocks on its frozen features."""
+    used, settle = [], rest.settle
+
+    def kept(network, samples, w, *, last_weight_decay, **options):
+        used.append((len(network.blocks), w, last_weight_decay))
+        return settle(network, samples, w, last_weight_decay=last_weight_decay, **options)
+
+    monkeypatch.setattr(rest, "settle", kept)
+    deep = replace(SMALL, depth=2, iterations=3)
+    rest.carry_out(replace(deep, variant="last-double"))
+    assert used == [(2, 0.004, 0.008)]
+    used.clear()
+    rest.carry_out(deep)
+    assert used == [(2, 0.004, 0.004), *[(1, 0.004, 0.004)] * 3]
+
+
+def test_rates_and_rivals_have_the_decay_of_the_last_layer_times_the_classes(monkeypatch):
+    seen = {"rates": set(), "pull": set(), "layer": set()}
+
+    def watch(place, name, key):
+        original = getattr(place, name)
+
+        def watched(lambda_W, *others):
+            seen[key].add(lambda_W)
+            return original(lambda_W, *others)
+
+        monkeypatch.setattr(place, name, watched)
+
+    watch(rest.kernel, "spread_rates", "rates")
+    watch(rest, "Model", "pull")
+    watch(rest.shared, "minimize", "layer")
+    rest.carry_out(replace(SMALL, iterations=3))
+    assert {key: sorted(x) for key, x in seen.items()} == {key: [10 * 0.004] for key in seen}
+
+
+def test_the_step_falls_to_a_tenth_for_the_last_tenth_of_the_epochs(monkeypatch):
+    recipes, trainer = [], rest.Trainer
+
+    def kept(network, samples, recipe, seed):
+        recipes.append(recipe)
+        return trainer(network, samples, recipe, seed=seed)
+
+    monkeypatch.setattr(rest, "Trainer", kept)
+    record = rest.carry_out(replace(SMALL, variant="last-double", end=0.5, iterations=3))
+    (recipe,) = recipes
+    assert (recipe.weight_decay, recipe.last_weight_decay) == (0.004, 0.008)
+    lengths = [recipe.step_length(epoch) for epoch in range(1, recipe.epochs + 1)]
+    full = sum(length > 0.09 for length in lengths)
+    assert full == pytest.approx(0.9 * recipe.epochs, abs=1)
+    assert lengths == pytest.approx([0.1] * full + [0.01] * (recipe.epochs - full))
+    assert record["training"][-1]["horizon"] == pytest.approx(
+        0.004 * recipe.epochs * 0.1 / (1 - 0.9)
+    )
+
+
+def test_dead_is_a_loss_above_0499(record):
+    for loss, answer in ((0.4989, False), (0.4991, True)):
+        assert rest.dead({"rest": {"loss": loss}}) is answer
