@@ -549,15 +549,15 @@ def test_growth_of_the_spread_and_the_time_without_error_as_the_chapter_prints_t
     everywhere, signs = set(independent.IDENTITY_BLOCKS), [""] * 9
     for run in found:
         growth = independent.growth_of_spread(run)
-        shown = "  ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
+        shown = " ".join(f"{b}: {factor:.2f}" for b, factor in growth.items())
         grows = {b for b, factor in growth.items() if factor > 1}
         where = " ".join(map(str, sorted(grows)))
         start = f"{TITLES[name]:17} seed {run['seed']}"
-        assert f"{start} factors {shown}  grows at {where}" in lines
+        assert f"{start}  {shown}  grows at {where}" in lines
         everywhere &= grows
         first, factors = independent.since_no_error(run)
         shown = " ".join(f"{x:.2f}" for x in factors)
-        assert f"{start} from epoch {first}: {shown}" in lines
+        assert f"{start} epoch {first}: {shown}" in lines
         signs = [s + ("+" if x > 1 else "-") for s, x in zip(signs, factors, strict=True)]
     where = " ".join(map(str, sorted(everywhere)))
     assert f"{TITLES[name]:17} grows in all seeds at {where}" in lines
