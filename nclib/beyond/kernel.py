@@ -40,11 +40,12 @@ from nclib.beyond.descent import Evaluation, descend
 
 SLACK = 1e-9  # of the certificate, relative, for rounding
 STARTS = 8  # at most, where no certificate ends the search
-RANK = 1e-10  # singular values of W below this share of the largest count as zero
+RANK = 1e-10  # singular values of W below this share of the largest, and spread below this share
+# of the features, count as zero
 
 
 class Rates(NamedTuple):
-    r"""First-order changes of the spread within classes under a weak link.
+    r"""First-order changes of the spread within classes under a weak link; NaN where there is none.
 
     Attributes:
         all: Of :math:`\operatorname{tr}\Sigma_W`, relative to it.
@@ -270,11 +271,15 @@ def spread_rates(
     deviations = H0 - H0 @ Y.T / Y.sum(axis=1) @ Y
     _, lengths, axes = np.linalg.svd(W, full_matrices=False)
     rows = axes[lengths > RANK * lengths[0]].T  # fewer than K where the means are centered
-    inside = rows.T @ deviations
-    return Rates(
-        float(2 * np.sum(deviations * change) / np.sum(deviations**2)),
-        float(2 * np.sum(inside * (rows.T @ change)) / np.sum(inside**2)),
-    )
+    none = RANK * np.linalg.norm(H0)
+    return Rates(_rate(deviations, change, none), _rate(rows.T @ deviations, rows.T @ change, none))
+
+
+def _rate(deviations: np.ndarray, change: np.ndarray, none: float) -> float:
+    """Relative rate of the sum of squares; NaN where its root is not above a bound."""
+    if np.linalg.norm(deviations) <= none:
+        return np.nan
+    return float(2 * np.sum(deviations * change) / np.sum(deviations**2))
 
 
 @dataclass(frozen=True)

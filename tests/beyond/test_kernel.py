@@ -236,3 +236,16 @@ def test_a_linear_link_widens_and_a_pull_contracts_to_first_order():
 def test_what_is_no_kernel_is_refused(matrix, sentence):
     with pytest.raises(ValueError, match=sentence):
         kernel.minimize(0.1, matrix, np.eye(2), [0, 1])
+
+
+def test_where_there_is_no_spread_there_is_no_rate():
+    """Neither a warning nor a number made of rounding errors."""
+    rng = np.random.default_rng(8)
+    means, labels = rng.standard_normal((3, 5)), np.repeat([0, 1, 2], 4)
+    H0 = means[labels]
+    rates = kernel.spread_rates(0.2, kernel.relu(H0, 0.1), H0, labels)
+    assert np.isnan(rates.all) and np.isnan(rates.rows)
+    # Spread orthogonal to all means, and so to the rows of W.
+    wide = np.hstack([H0, np.tile([1.0, 1.0, -1.0, -1.0], 3)[:, None]])
+    rates = kernel.spread_rates(0.2, kernel.linear(wide, 0.1), wide, labels)
+    assert np.isfinite(rates.all) and np.isnan(rates.rows)
