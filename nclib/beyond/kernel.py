@@ -271,7 +271,7 @@ def spread_rates(
     deviations = H0 - H0 @ Y.T / Y.sum(axis=1) @ Y
     _, lengths, axes = np.linalg.svd(W, full_matrices=False)
     rows = axes[lengths > RANK * lengths[0]].T  # fewer than K where the means are centered
-    none = RANK * np.linalg.norm(H0)
+    none = RANK * float(np.linalg.norm(H0))
     return Rates(_rate(deviations, change, none), _rate(rows.T @ deviations, rows.T @ change, none))
 
 
