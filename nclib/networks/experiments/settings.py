@@ -127,13 +127,16 @@ def averaged(recipe: Recipe, classes: int = 10) -> Recipe:
     )
 
 
-def layerwise(scale: str) -> Iterator[Run]:
-    """E1: an MLP grown layer by layer on frozen ones."""
-    recipe = Recipe(
-        epochs=20, learning_rate=0.01, batch_size=128, weight_decay=5e-4, drops=(14, 18)
-    )
-    run = Run(
-        experiment="layerwise",
+def _grown(
+    experiment: str,
+    scale: str,
+    recipe: Recipe,
+    measure_every: int,
+    settle: tuple[int, float] | None = None,
+) -> Run:
+    """An MLP grown layer by layer, without name and data."""
+    return Run(
+        experiment=experiment,
         name="",
         scale=scale,
         seed=0,
@@ -143,8 +146,17 @@ def layerwise(scale: str) -> Iterator[Run]:
         recipe=recipe,
         depth=10,
         grown=True,
-        measure_every=5,
+        measure_every=measure_every,
+        settle=settle,
     )
+
+
+def layerwise(scale: str) -> Iterator[Run]:
+    """E1: an MLP grown layer by layer on frozen ones."""
+    recipe = Recipe(
+        epochs=20, learning_rate=0.01, batch_size=128, weight_decay=5e-4, drops=(14, 18)
+    )
+    run = _grown("layerwise", scale, recipe, measure_every=5)
     if scale == "smoke":
         small = replace(recipe, epochs=8, learning_rate=0.05, batch_size=20, drops=(6,))
         run = replace(run, width=32, depth=4, per_class=30, recipe=small)
@@ -159,20 +171,7 @@ def stage_length(scale: str) -> Iterator[Run]:
     limit.
     """
     recipe = Recipe(epochs=200, learning_rate=0.01, batch_size=128)
-    run = Run(
-        experiment="stage-length",
-        name="",
-        scale=scale,
-        seed=0,
-        dataset="",
-        network="mlp",
-        width=256,
-        recipe=recipe,
-        depth=10,
-        grown=True,
-        measure_every=10,
-        settle=(10, 0.01),
-    )
+    run = _grown("stage-length", scale, recipe, measure_every=10, settle=(10, 0.01))
     if scale == "smoke":
         small = replace(recipe, epochs=30, learning_rate=0.05, batch_size=10)
         run = replace(run, width=32, depth=4, per_class=10, settle=(4, 0.1), recipe=small)
