@@ -12,11 +12,19 @@ from typing import NamedTuple
 import numpy as np
 
 from nclib.measured.entries import refusal
-from nclib.measured.paired import Bits, Interval, Verdict, judge, judge_all, paired_change
+from nclib.measured.paired import (
+    Bits,
+    Interval,
+    Verdict,
+    judge,
+    judge_all,
+    judge_share,
+    paired_change,
+)
 from nclib.measured.records import Result
 
 SHORT = "-short"  # how the name of a run with short stages ends
-ENOUGH, HALF = 95, 50  # per cent of the steps that must fall for a yes, or at most for a no
+ENOUGH = 0.95  # share of the steps that must fall for a yes
 
 
 class Falls(NamedTuple):
@@ -37,11 +45,7 @@ class Falls(NamedTuple):
     @property
     def verdict(self) -> Verdict:
         """G1: yes if both fall at 95 % of the steps at least, no if at half of them at most."""
-        if self.steps and 100 * self.both >= ENOUGH * self.steps:
-            return Verdict.YES
-        if self.steps and 100 * self.both <= HALF * self.steps:
-            return Verdict.NO
-        return Verdict.UNDETERMINED
+        return judge_share(self.both, self.steps, yes=ENOUGH)
 
 
 # ---- stages --------------------------------------------------------------------------------------

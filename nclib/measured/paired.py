@@ -394,6 +394,27 @@ def judge_small(interval: Interval) -> Verdict:
     return Verdict.UNDETERMINED
 
 
+def judge_share(fulfilled: int, asked: int, yes: float = 0.9, no: float = 0.5) -> Verdict:
+    """What it says of a criterion that it is fulfilled in some of the cases it was asked of.
+
+    Args:
+        fulfilled: In how many cases.
+        asked: Of how many.
+        yes: The share from which on the criterion holds.
+        no: The share up to which it does not.
+
+    Returns:
+        Yes, no, or between the two shares, and where nothing was asked, undetermined.
+
+    Examples:
+        >>> str(judge_share(9, 10)), str(judge_share(5, 10)), str(judge_share(7, 10))
+        ('yes', 'no', 'undetermined')
+    """
+    if asked and fulfilled / asked >= yes:
+        return Verdict.YES
+    return Verdict.NO if asked and fulfilled / asked <= no else Verdict.UNDETERMINED
+
+
 def judge_all(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict on a prediction of several parts.
 

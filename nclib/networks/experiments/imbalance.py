@@ -39,7 +39,6 @@ SHORTEST = 1e-12  # a shorter vector counts as one of this length
 RESTLESS = 1e-3  # relative fall of the objective in the last steps
 WHICH = "last", "first"
 READINGS = ("free", "one layer", "all layers")
-AGREED = 0.9, 0.5  # shares of networks from which on, and up to which, a reading is right
 
 
 @dataclass(frozen=True)
@@ -353,7 +352,9 @@ def verdict(found: Sequence[dict[str, Any]]) -> dict[str, Verdict]:
     }
     for reading, agreed in agreements(found).items():
         rested = agreements(found, rested=True).get(reading, (0, 0))
-        verdicts[f"I6 {reading}"] = paired.judge_versions(_share(agreed), _share(rested))
+        verdicts[f"I6 {reading}"] = paired.judge_versions(
+            paired.judge_share(*agreed), paired.judge_share(*rested)
+        )
     return verdicts
 
 
@@ -464,17 +465,6 @@ def _between_halves(balanced: Iterable[dict[str, Any]], what: str, of_lengths: b
 
     gaps = [inside(record, halves) - inside(record, 1 - halves) for record in balanced]
     return float(np.sqrt(np.mean(np.square(gaps))))
-
-
-def _share(agreed: tuple[int, int]) -> Verdict:
-    """Yes, no or undetermined by the share of networks that agree."""
-    right, asked = agreed
-    if asked == 0:
-        return Verdict.UNDETERMINED
-    share = right / asked
-    if share >= AGREED[0]:
-        return Verdict.YES
-    return Verdict.NO if share <= AGREED[1] else Verdict.UNDETERMINED
 
 
 # ---- the command --------------------------------------------------------------------------------
