@@ -19,7 +19,9 @@ import numpy as np
 
 from nclib import (
     ClassStatistics,
+    Fit,
     Model,
+    Prediction,
     Solution,
     baselines,
     compare,
@@ -52,6 +54,11 @@ PREDICTIONS = (
     "three numbers",
     "the model",
 )
+RIVALS = {
+    1: ("one contraction",),
+    2: ("two contractions", "contraction and frame"),
+    3: ("three numbers",),
+}
 DIGITS = 8  # significant digits that are stored
 
 
@@ -108,22 +115,20 @@ def fingerprint() -> str:
 def fitted(step: Step) -> dict[str, Any]:
     """All predictions of one step: numbers, losses and errors, as they are stored."""
     earlier, later = step.load()
-    model = fit(earlier, later, FITTED)
-    predictions: dict[str, Any] = {**baselines(earlier, later, FITTED), "the model": model}
     record: dict[str, Any] = {**step._asdict(), "kind": step.kind}
     if step.kind == "identity":
         record |= _movement(earlier, later)
-    for name, prediction in predictions.items():
-        numbers = list(prediction.parameters)
-        if name == "the model":
-            numbers[0] /= unit(earlier)
+    found = predictions(earlier, later)
+    for name, prediction in found.items():
         record[name] = {
-            "numbers": rounded(numbers),
+            "numbers": rounded(in_units(name, prediction, earlier)),
             "interior": prediction.interior,
             "loss": rounded(prediction.loss),
             "scale": rounded(prediction.scale),
             "errors": rounded(list(compare(prediction.statistics, later))),
         }
+    model = found["the model"]
+    assert isinstance(model, Fit)
     record["the model"] |= {
         "certified": model.solution.certified,
         "lambda_H over beta": rounded(model.lambda_H / model.solution.model.beta),
@@ -133,9 +138,24 @@ def fitted(step: Step) -> dict[str, Any]:
     return record
 
 
-def carried(step: Step, numbers: dict[str, list[float]]) -> dict[str, float]:
-    """Losses at this step with numbers that were fitted to another step of the network."""
-    earlier, later = step.load()
+def predictions(earlier: ClassStatistics, later: ClassStatistics) -> dict[str, Prediction]:
+    """Everything that is fitted to a step, by name."""
+    found = baselines(earlier, later, FITTED)
+    return {**found, "the model": fit(earlier, later, FITTED)}
+
+
+def in_units(name: str, prediction: Prediction, earlier: ClassStatistics) -> list[float]:
+    """The numbers of a prediction, lambda_W of the model in the unit of the earlier layer."""
+    numbers = list(prediction.parameters)
+    if name == "the model":
+        numbers[0] /= unit(earlier)
+    return numbers
+
+
+def carried(
+    earlier: ClassStatistics, later: ClassStatistics, numbers: dict[str, list[float]]
+) -> dict[str, float]:
+    """Losses at a step with numbers that were fitted elsewhere, in units of the earlier layer."""
     lambda_W, p = numbers["the model"]
     lambda_W *= unit(earlier)
     one = numbers["one contraction"]
@@ -178,11 +198,20 @@ def everything(jobs: int) -> list[dict[str, Any]]:
         records = list(pool.map(fitted, steps))
     of_step = dict(zip(steps, records, strict=True))
     for step, record in of_step.items():
+        layers = step.load()
         if step.before is not None:
-            before = of_step[step.before]
-            numbers = {name: before[name]["numbers"] for name in PREDICTIONS}
-            record["carried"] = carried(step, numbers)
+            record["carried"] = carried(*layers, numbers_of(of_step[step.before]))
+        record["other seeds"] = [
+            carried(*layers, numbers_of(other))
+            for same, other in of_step.items()
+            if same != step and same._replace(seed=step.seed) == step
+        ]
     return records
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, list[float]]:
+    """The fitted numbers of all predictions of a step."""
+    return {name: record[name]["numbers"] for name in PREDICTIONS}
 
 
 def _path(network: str, seed: int, point: str) -> Path:

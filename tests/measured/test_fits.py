@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from tools.fits import PREDICTIONS, STORED, Step, carried, fingerprint, fitted, stored_steps
+from tools.fits import (
+    PREDICTIONS,
+    STORED,
+    Step,
+    carried,
+    fingerprint,
+    fitted,
+    numbers_of,
+    stored_steps,
+)
 
 FILE = json.loads(STORED.read_text(encoding="utf-8"))
 RECORDS = {Step(*(record[field] for field in Step._fields)): record for record in FILE["steps"]}
@@ -33,8 +42,8 @@ def test_a_sample_is_fitted_again(step):
 
 @pytest.mark.parametrize("step", SAMPLE, ids=lambda step: step.network)
 def test_a_sample_is_carried_again(step):
-    numbers = {name: RECORDS[step.before][name]["numbers"] for name in PREDICTIONS}
-    assert carried(step, numbers) == pytest.approx(RECORDS[step]["carried"], rel=1e-4)
+    found = carried(*step.load(), numbers_of(RECORDS[step.before]))
+    assert found == pytest.approx(RECORDS[step]["carried"], rel=1e-4)
 
 
 def test_numbers_of_another_step_are_noticed():

@@ -45,21 +45,24 @@ def main(
     carry_out: Callable[[Case], Record],
     sentences: Callable[[Sequence[Record]], Iterable[str]],
     scales: Sequence[str] = SCALES,
+    program: str | None = None,
 ) -> int:
     """Do what the command line says: run what is missing, or print the verdicts of what is there.
 
     Args:
-        experiment: Name of the module in this folder, and of the folder of results.
+        experiment: Name of the folder of results, and of the module in this folder.
         arguments: The command line; by default that of this process.
         cases: The networks of a scale.
         carry_out: Trains one and returns its record, which has the entry "duration_s".
         sentences: The lines that the records at hand lead to.
         scales: The scales that the experiment has.
+        program: The module that is run, if it is not one of this folder.
 
     Returns:
         The exit status: 3 if time was up first.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m nclib.networks.experiments.{experiment}")
+    program = program or f"nclib.networks.experiments.{experiment}"
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("command", choices=("run", "verdict"))
     parser.add_argument("--scale", choices=scales, default="smoke")
     parser.add_argument("--out", type=Path, default=Path("results"))

@@ -1,0 +1,315 @@
+"""Held-out samples: model and rivals fitted on one half of them and judged on the other.
+
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m tools.held_out run --scale reduced --out book/results
+    python -m tools.held_out verdict --scale reduced --out book/results
+
+The plan, with its criteria, is in book/results/PLAN.md ("Prediction by the model"). The networks
+of E3 are trained again, because what is stored of them are statistics of all samples.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from nclib import ClassStatistics, load_statistics
+from nclib.measured.files import file_name, save_statistics
+from nclib.measured.records import Result
+from nclib.networks.data.load import load
+from nclib.networks.experiments import sweep
+from nclib.networks.experiments.machine import this_part
+from nclib.networks.experiments.runner import build, metrics
+from nclib.networks.experiments.settings import Run, runs
+from nclib.networks.hooks import own_points
+from nclib.networks.probes import probe
+from nclib.networks.samples import Samples
+from nclib.networks.training import Trainer
+from tools import fits
+
+SCALES = ("smoke", "reduced")
+WITHIN = 1.1  # how much larger than the loss in sample that out of sample may be
+Layers = dict[str, ClassStatistics]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network.
+
+    Attributes:
+        network: Its name among the runs of E3.
+        scale: "smoke" or "reduced".
+        seed: Seed of its initial weights and of the order of samples.
+    """
+
+    network: str
+    scale: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its name as a file."""
+        return f"{self.network}-seed{self.seed}"
+
+    @property
+    def settings(self) -> Run:
+        """How it is trained."""
+        return runs("end-to-end", self.scale, self.seed, self.network)[0]
+
+
+def cases(scale: str) -> Iterator[Case]:
+    """All networks of a scale; first those of which no statistics are stored."""
+    if scale == "smoke":
+        yield from (Case(network, scale, 0) for network in ("mlp-digits", "resnet18-digits"))
+        return
+    for seeds, kind in (((1, 2), "resnet18"), ((0,), "resnet18"), ((0, 1, 2), "mlp")):
+        for data in ("mnist", "cifar10"):
+            yield from (Case(f"{kind}-{data}", scale, seed) for seed in seeds)
+
+
+class Trained(NamedTuple):
+    """A network after its training.
+
+    Attributes:
+        network: The network.
+        samples: The samples it was trained on.
+        source: Where these come from.
+    """
+
+    network: nn.Module
+    samples: Samples
+    source: dict[str, Any]
+
+
+def trained(settings: Run) -> Trained:
+    """The network of a run, trained as the program of E3 does but not measured on the way."""
+    torch.set_num_threads(1)
+    assert settings.per_class is not None
+    data = load(settings.dataset).subset(settings.per_class, seed=0)
+    seed = 1000 * settings.seed
+    network = build(settings, data.images, data.K, seed)
+    samples = Samples(data.images, data.labels)
+    trainer = Trainer(network, samples, settings.recipe, seed=seed)
+    for _ in range(settings.recipe.epochs):
+        trainer.run_epoch()
+    source = {"source": data.source, "fingerprint": data.fingerprint, "samples": data.N}
+    return Trained(network, samples, source)
+
+
+def halves(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class every second sample in the order of the data, from the first; and the rest."""
+    turn = np.empty(len(labels), int)
+    for k in np.unique(labels):
+        members = np.flatnonzero(labels == k)
+        turn[members] = np.arange(len(members)) % 2
+    return np.flatnonzero(turn == 0), np.flatnonzero(turn == 1)
+
+
+def measured(network: nn.Module, samples: Samples, index: np.ndarray) -> Layers:
+    """Class statistics of all probe points over some of the samples."""
+    batches = [
+        (samples.inputs(part), samples.labels[part]) for part in torch.as_tensor(index).split(100)
+    ]
+    points = own_points(network)
+    return probe(network, batches, points, num_classes=samples.K, keep_scores=False).statistics
+
+
+def carry_out(case: Case) -> sweep.Record:
+    """Train one network, and fit model and rivals to all its steps on each half of the samples."""
+    begun, part = time.monotonic(), this_part(torch.device("cpu"))
+    network, samples, source = trained(case.settings)
+    whole = probe(network, samples, own_points(network))
+    scores, labels = whole.scores, whole.labels
+    assert scores is not None
+    error = (scores.argmax(1) != labels).double().mean().item()
+    parts = [measured(network, samples, index) for index in halves(samples.labels.numpy())]
+    record: dict[str, Any] = {
+        "case": asdict(case),
+        "data": source,
+        "part": msgspec.to_builtins(part),
+        "loss": case.settings.recipe.mean_loss(scores, labels).item(),
+        "error": error,
+        "points": [_metrics(name, stats) for name, stats in whole.statistics.items()],
+        "differs": _differences(case, whole.statistics),
+        "steps": [_judged(case, pair, parts) for pair in pairwise(whole.statistics)],
+    }
+    record["duration_s"] = round(time.monotonic() - begun, 1)
+    _keep(case, whole.statistics, record)
+    return record
+
+
+def _metrics(name: str, stats: ClassStatistics) -> dict[str, Any]:
+    """A row of the table of layers: metrics and traces at a probe point over all samples."""
+    found = metrics(stats)
+    traces = {
+        "trace_within": float(np.trace(stats.within)),
+        "trace_between": np.trace(stats.between),
+    }
+    return {
+        "point": name,
+        "nc1": found["nc1"],
+        "nc1_trace": found["nc1_trace"],
+        **{key: float(value) for key, value in traces.items()},
+    }
+
+
+def _judged(case: Case, pair: tuple[str, str], parts: Sequence[Layers]) -> dict[str, Any]:
+    """One step: numbers fitted on each half, and losses with them in sample and out of sample."""
+    step = fits.Step(case.network, case.seed, *pair)
+    record: dict[str, Any] = {"earlier": step.earlier, "later": step.later, "kind": step.kind}
+    record["halves"] = []
+    for own, other in (parts, parts[::-1]):
+        earlier, later = own[step.earlier], own[step.later]
+        predictions = fits.predictions(earlier, later)
+        numbers = {name: fits.in_units(name, p, earlier) for name, p in predictions.items()}
+        outside = fits.carried(other[step.earlier], other[step.later], numbers)
+        record["halves"].append(
+            {
+                name: {
+                    "numbers": fits.rounded(numbers[name]),
+                    "interior": found.interior,
+                    "in": fits.rounded(found.loss),
+                    "out": outside[name],
+                }
+                for name, found in predictions.items()
+            }
+        )
+    return record
+
+
+# ---- what is stored of the network of the same name ----------------------------------------------
+
+
+def _path(case: Case, point: str) -> Path:
+    return fits.STATISTICS / f"{case.name}-{point.replace(' ', '')}.npz"
+
+
+def _differences(case: Case, found: Layers) -> dict[str, float | None]:
+    """How far this network is from the one whose statistics and results are stored, at most.
+
+    Relative to the stored ones; None where there are none.
+    """
+    differs: dict[str, float | None] = {"statistics": None, "nc1_trace": None}
+    if case.scale != fits.STATISTICS.name:
+        return differs
+    pairs = [
+        (stats, load_statistics(_path(case, point)).statistics)
+        for point, stats in found.items()
+        if _path(case, point).exists()
+    ]
+    if pairs:
+        differs["statistics"] = fits.rounded(max(_apart(*pair) for pair in pairs))
+    path = fits.RESULTS / "end-to-end" / case.scale / file_name(case.network, case.seed)
+    if path.exists():
+        last = Result.load(path).probes(epoch=-1)["nc1_trace"]
+        ours = np.array([metrics(stats)["nc1_trace"] for stats in found.values()], float)
+        differs["nc1_trace"] = fits.rounded(float(np.abs(ours / last - 1).max()))
+    return differs
+
+
+def _apart(ours: ClassStatistics, theirs: ClassStatistics) -> float:
+    pairs = ((ours.means, theirs.means), (ours.within, theirs.within))
+    return max(float(np.linalg.norm(x - y) / np.linalg.norm(y)) for x, y in pairs)
+
+
+def _keep(case: Case, found: Layers, record: dict[str, Any]) -> None:
+    """Write the statistics of all samples where none are stored; their note names this run."""
+    if case.scale != fits.STATISTICS.name:
+        return
+    part = record["part"]
+    for point, stats in found.items():
+        if not _path(case, point).exists():
+            note = {
+                "network": case.network,
+                "layer": point,
+                "data": record["data"]["source"],
+                "seed": case.seed,
+                "epoch": case.settings.recipe.epochs,
+                "run": f"held-out/{case.scale}/{case.name}.json",
+                "started": part["started"],
+                "commit": part["commit"] or "unknown",
+                "processor": part["processor"],
+                "instructions": part["instructions"],
+            }
+            save_statistics(_path(case, point), stats, note)
+
+
+# ---- the verdict --------------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """Losses of a step, means over both halves.
+
+    Attributes:
+        inside: In sample.
+        outside: Out of sample.
+    """
+
+    inside: float
+    outside: float
+
+
+def of_model(step: dict[str, Any]) -> Loss:
+    """Losses of the model."""
+    found = [half["the model"] for half in step["halves"]]
+    return Loss(*(float(np.mean([entry[key] for entry in found])) for key in ("in", "out")))
+
+
+def of_rivals(step: dict[str, Any], rivals: Sequence[str]) -> Loss:
+    """Losses of the best rival, which on each half is chosen in sample."""
+    best = [min((half[name] for name in rivals), key=lambda e: e["in"]) for half in step["halves"]]
+    return Loss(*(float(np.mean([entry[key] for entry in best])) for key in ("in", "out")))
+
+
+def word(mine: float, best: float) -> str:
+    """What the plan calls a step with these losses of the model and of the best rival."""
+    if mine < 0.9 * best:
+        return "better"
+    return "worse" if 0.9 * mine > best else "neither"
+
+
+def verdict(steps: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """How often F1 and F2 of the plan are fulfilled, and how often they were asked.
+
+    Args:
+        steps: Entries "steps" of what `carry_out` returned.
+    """
+    asked: dict[str, list[bool]] = {"F1": [], "F2": []}
+    for step in steps:
+        mine, best = of_model(step), of_rivals(step, fits.RIVALS[2])
+        asked["F1"].append(mine.outside <= WITHIN * mine.inside)
+        asked["F2"].append(word(mine.inside, best.inside) == word(mine.outside, best.outside))
+    return {name: (sum(answers), len(answers)) for name, answers in asked.items()}
+
+
+def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What the command prints of the networks at hand."""
+    for record in records:
+        yield f"{Case(**record['case']).name}: error {record['error']:.4f}, {record['differs']}"
+    steps = [step for record in records for step in record["steps"]]
+    for name, (yes, count) in verdict(steps).items():
+        yield f"{name}: {yes} of {count}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status: 3 if time was up first."""
+    return sweep.main(
+        "held-out",
+        arguments,
+        cases=cases,
+        carry_out=carry_out,
+        sentences=sentences,
+        scales=SCALES,
+        program="tools.held_out",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
