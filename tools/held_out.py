@@ -3,14 +3,18 @@
     ONEDNN_MAX_CPU_ISA=AVX2 python -m tools.held_out run --scale reduced --out book/results
     python -m tools.held_out verdict --scale reduced --out book/results
 
+With "train" in the place of "run" the networks are trained only, and "run" fits afterwards.
+
 The plan, with its criteria, is in book/results/PLAN.md ("Prediction by the model"). The networks
 of E3 are trained again, because what is stored of them are statistics of all samples.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +29,7 @@ from nclib.measured.files import file_name, save_statistics
 from nclib.measured.records import Result
 from nclib.networks.data.load import load
 from nclib.networks.experiments import sweep
+from nclib.networks.experiments.checkpoints import load_checkpoint, save_checkpoint
 from nclib.networks.experiments.machine import this_part
 from nclib.networks.experiments.runner import build, metrics
 from nclib.networks.experiments.settings import Run, runs
@@ -34,7 +39,9 @@ from nclib.networks.samples import Samples
 from nclib.networks.training import Trainer
 from tools import fits
 
+EXPERIMENT = "held-out"
 SCALES = ("smoke", "reduced")
+ARRAYS = ("counts", "means", "within", "low")
 WITHIN = 1.1  # how much larger than the loss in sample that out of sample may be
 Layers = dict[str, ClassStatistics]
 
@@ -121,28 +128,74 @@ def measured(network: nn.Module, samples: Samples, index: np.ndarray) -> Layers:
     return probe(network, batches, points, num_classes=samples.K, keep_scores=False).statistics
 
 
-def carry_out(case: Case) -> sweep.Record:
-    """Train one network, and fit model and rivals to all its steps on each half of the samples."""
+def checkpoint(out: Path, case: Case) -> Path:
+    """The file that keeps what is measured of a network until model and rivals are fitted."""
+    return sweep.path_of(out, EXPERIMENT, case.scale, case).with_suffix(".pt")
+
+
+def train(out: Path, case: Case) -> dict[str, Any]:
+    """Train one network and measure it; or read what was measured, if that was done before.
+
+    Returns:
+        The record so far under "record"; under "whole", "one" and "two" the class statistics of all
+        samples and of both halves, as tensors.
+    """
+    path = checkpoint(out, case)
+    if path.exists():
+        return load_checkpoint(path, {"record", "whole", "one", "two"})
     begun, part = time.monotonic(), this_part(torch.device("cpu"))
     network, samples, source = trained(case.settings)
     whole = probe(network, samples, own_points(network))
     scores, labels = whole.scores, whole.labels
     assert scores is not None
-    error = (scores.argmax(1) != labels).double().mean().item()
-    parts = [measured(network, samples, index) for index in halves(samples.labels.numpy())]
+    one, two = (measured(network, samples, i) for i in halves(samples.labels.numpy()))
     record: dict[str, Any] = {
         "case": asdict(case),
         "data": source,
         "part": msgspec.to_builtins(part),
         "loss": case.settings.recipe.mean_loss(scores, labels).item(),
-        "error": error,
+        "error": (scores.argmax(1) != labels).double().mean().item(),
         "points": [_metrics(name, stats) for name, stats in whole.statistics.items()],
         "differs": _differences(case, whole.statistics),
-        "steps": [_judged(case, pair, parts) for pair in pairwise(whole.statistics)],
     }
-    record["duration_s"] = round(time.monotonic() - begun, 1)
     _keep(case, whole.statistics, record)
-    return record
+    record["duration_s"] = round(time.monotonic() - begun, 1)
+    content = {"record": record, "whole": _tensors(whole.statistics)}
+    content |= {"one": _tensors(one), "two": _tensors(two)}
+    save_checkpoint(path, content)
+    return content
+
+
+def carry_out(out: Path, case: Case) -> sweep.Record:
+    """Train one network, and fit model and rivals to all its steps on each half of the samples."""
+    content = train(out, case)
+    begun = time.monotonic()
+    record, whole = content["record"], content["whole"]
+    parts = [_statistics(content[name]) for name in ("one", "two")]
+    steps = [_judged(case, pair, parts) for pair in pairwise(whole)]
+    seconds = record.pop("duration_s") + time.monotonic() - begun
+    return {**record, "steps": steps, "duration_s": round(seconds, 1)}
+
+
+def _tensors(layers: Layers) -> dict[str, dict[str, Any]]:
+    """Class statistics in the types that a checkpoint may hold."""
+    return {
+        point: {
+            **{name: torch.tensor(getattr(stats, name)) for name in ARRAYS},
+            "resolution": stats.resolution,
+        }
+        for point, stats in layers.items()
+    }
+
+
+def _statistics(tensors: dict[str, dict[str, Any]]) -> Layers:
+    """Class statistics from a checkpoint."""
+    return {
+        point: ClassStatistics(
+            **{name: entry[name].numpy() for name in ARRAYS}, resolution=entry["resolution"]
+        )
+        for point, entry in tensors.items()
+    }
 
 
 def _metrics(name: str, stats: ClassStatistics) -> dict[str, Any]:
@@ -300,11 +353,22 @@ def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status: 3 if time was up first."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options, _ = parser.parse_known_args(arguments)
+    if "train" in arguments:
+        for case in cases(options.scale):
+            if not sweep.path_of(options.out, EXPERIMENT, case.scale, case).exists():
+                train(options.out, case)
+                print(f"{case.name}: trained", flush=True)
+        return 0
     return sweep.main(
-        "held-out",
+        EXPERIMENT,
         arguments,
         cases=cases,
-        carry_out=carry_out,
+        carry_out=partial(carry_out, options.out),
         sentences=sentences,
         scales=SCALES,
         program="tools.held_out",
