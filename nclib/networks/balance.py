@@ -10,12 +10,19 @@ whatever the loss, the depth and the other layers are. It is the first-order con
 samples; read over weights it is the theorem of features at convergence (Boix-Adsera et al., 2025).
 In a network without biases whose blocks are homogeneous the mean of :math:`\langle g_i,h_i\rangle`
 is the same after every block (Euler), and at a stationary last layer it is :math:`-w'\|W\|_F^2`.
+
+Batch normalization couples the samples, and then g is the gradient of N times the mean loss of the
+whole batch. Before the last map it changes nothing else. A block that ends in one adds
+:math:`\Delta_c = s_c\hat x_c + t_c`, with the normalized channel :math:`\hat x_c` (N) and the
+learned scale and shift; where these have the decay w, every channel has a kernel of its own,
+
+.. math:: \Delta_c = -\tfrac1{Nw}\bigl(\hat x_c\hat x_c^\top + \mathbf 1\mathbf 1^\top\bigr)g_c .
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +36,8 @@ from nclib.networks.samples import Samples
 
 DEAD = 1e-3  # length of a unit's outgoing weights, relative to the longest, below which it is dead
 STILL = 1e-7  # change of the features, relative to them, below which a block does nothing
-COUPLES = (nn.modules.batchnorm._BatchNorm,)
+BatchNorm = nn.modules.batchnorm._BatchNorm
+Part = TypeVar("Part", bound=nn.Module)
 TOLERANCE = 1e-6  # relative difference between what a block adds and its last map puts out
 
 
@@ -43,7 +51,8 @@ class BlockBalance(NamedTuple):
         without_kernel: Between :math:`\Delta` and :math:`-g`: the perturbed model's picture, in
             which every sample moves by itself.
         product: Mean over the samples of :math:`\langle g_i,h_i\rangle` at the block's output.
-        live: Number of hidden units whose outgoing weights are not negligible.
+        live: Number of hidden units whose outgoing weights are not negligible; of channels whose
+            scale is not, where the block ends in a batch normalization.
         units: For each of these :math:`\|\frac1N\sum_ig_ix_{ij}\|/(w\|a_j\|)` with its incoming
             weights :math:`a_j`: one, where the activation is homogeneous and all is stationary.
             Empty where the block has no two linear maps that fit.
@@ -78,12 +87,29 @@ class Settled(NamedTuple):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What passes through a block: its input and output, and input and output of its last map."""
+    """What passes through a block: its input and output, and input and output of its end."""
 
     before: torch.Tensor
     after: torch.Tensor
+    end: nn.Linear | BatchNorm
     units: torch.Tensor
     change: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What a block adds, as a sum of a weight times an input over terms.
+
+    Attributes:
+        pulls: Minus w times what the weights are at a stationary point: the gradient of the mean
+            loss in them.
+        predicted: What the block adds with these weights (N, d).
+        lengths: Of the weights of each unit or channel.
+    """
+
+    pulls: np.ndarray
+    predicted: np.ndarray
+    lengths: np.ndarray
 
 
 def balance(
@@ -98,13 +124,21 @@ def balance(
 
     Any residual network whose blocks end in a linear map fits: ``block(h) = h + linear(...)``, with
     or without a bias (which then is taken to have the same decay and acts as one more unit). What
-    comes before the linear map in the block, and around the blocks, plays no role.
+    comes before the linear map in the block, and around the blocks, plays no role. A block may also
+    end in a batch normalization with scale and shift, ``block(h) = h + norm(linear(...))``.
+
+    Batch normalization takes its statistics from these samples, all in one batch, and the loss is
+    that of such a network. One that was trained on small batches is at rest in no such loss, so
+    that the law can hold about as well as the statistics of its batches agree with those of all.
+    Decay of a map whose length a normalization takes out has no point of rest: where a stationary
+    point is wanted, such maps must be free of it (``settle`` has an argument for that).
 
     Args:
         network: The network, in evaluation mode or not; it is not changed.
         samples: What it was trained on, all in one batch.
-        weight_decay: The decay w of the blocks' last maps: the objective is the mean loss plus w/2
-            times their square, as PyTorch's optimizers have it.
+        weight_decay: The decay w of the blocks' last maps, or of scale and shift where a block ends
+            in a normalization: the objective is the mean loss plus w/2 times their square, as
+            PyTorch's optimizers have it.
         loss: "mse" for half the squared distance to the one-hot labels, or "cross-entropy".
         points: The blocks, as names or modules; by default those that the network offers.
 
@@ -112,9 +146,9 @@ def balance(
         One entry per block, in their order.
 
     Raises:
-        ValueError: The decay is not positive, the network couples samples by batch normalization or
-            draws them at random by dropout, or a block does not end in a linear map that is added
-            to its input.
+        ValueError: The decay is not positive, the network drops units at random, or a block does
+            not end in a linear map, or a batch normalization with scale and shift, that is added to
+            its input.
 
     Examples:
         >>> from nclib.networks import ResidualMLP, Samples, balance, digits
@@ -123,13 +157,14 @@ def balance(
         ['block 1', 'block 2']
     """
     w = _checks.positive("weight_decay", weight_decay)
-    _refuse_coupling(network)
+    _refuse_dropout(network)
     named = find(network, points if points is not None else own_points(network))
     recipe = Recipe(epochs=1, learning_rate=1.0, loss=loss)
     blocks = {point.name: point.module for point in named}
-    seen, scores, last = _pass(network, samples, blocks)
-    outputs = [seen[name].after for name in blocks]
-    slopes = torch.autograd.grad(recipe.mean_loss(scores, samples.labels), outputs)
+    with _batch_statistics(network):
+        seen, scores, last = _pass(network, samples, blocks)
+        outputs = [seen[name].after for name in blocks]
+        slopes = torch.autograd.grad(recipe.mean_loss(scores, samples.labels), outputs)
     rows = None
     if last is not None and last.shape[1] == outputs[-1].shape[1]:
         rows = np.linalg.qr(last.detach().cpu().double().numpy().T)[0]
@@ -147,6 +182,7 @@ def settle(
     *,
     last_weight_decay: float | None = None,
     loss: str = "mse",
+    free: Collection[str] = (),
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
 ) -> Settled:
@@ -155,7 +191,8 @@ def settle(
     .. math::
         \frac1N\sum_i\ell(z_i,y_i) + \frac w2\|\theta\|^2 + \frac{w'}2\|W\|^2
 
-    With a sharp ReLU the objective has kinks, at which L-BFGS may stop early.
+    With a sharp ReLU the objective has kinks, at which L-BFGS may stop early. Batch normalization
+    takes its statistics from all samples.
 
     Args:
         network: The network, trained in place; its last layer is called ``last``. Parameters that
@@ -164,8 +201,13 @@ def settle(
         weight_decay: The decay w of all weights but the last layer's.
         last_weight_decay: The decay w' of the last layer; by default the same.
         loss: "mse" or "cross-entropy".
+        free: Names of parameters without decay, as the network names them: those whose length a
+            normalization takes out.
         tolerance: Norm of the gradient relative to that of its part from the decays.
         max_iterations: Bound on the steps.
+
+    Raises:
+        ValueError: A decay is negative, or there is no such parameter that is trained.
 
     Examples:
         >>> from nclib.networks import ResidualMLP, Samples, digits, settle
@@ -184,7 +226,10 @@ def settle(
     inputs = samples.inputs(slice(None))
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     names, parameters = zip(*named, strict=True)
-    decays = [own if name.startswith("last.") else w for name in names]
+    for name in free:
+        if name not in names:
+            raise ValueError(f"free must name parameters that are trained, but {name!r} is none.")
+    decays = [0.0 if name in free else own if name.startswith("last.") else w for name in names]
 
     def put(x: np.ndarray) -> None:
         with torch.no_grad():
@@ -204,20 +249,21 @@ def settle(
 
     x = torch.nn.utils.parameters_to_vector(parameters).detach().double().cpu().numpy()
     done = 0
-    while done < max_iterations:
-        options: dict[str, Any] = {
-            "maxcor": 50,
-            "maxiter": max_iterations - done,
-            "maxfun": 2 * (max_iterations - done) + 20,
-            "ftol": 0.0,
-            "gtol": 0.3 * tolerance * scale(x) / x.size**0.5,
-        }
-        run = optimize.minimize(function, x, jac=True, method="L-BFGS-B", options=options)
-        done, moved = done + max(run.nit, 1), run.fun < function(x)[0]
-        x = run.x
-        if np.linalg.norm(function(x)[1]) <= tolerance * scale(x) or not moved:
-            break
-    value, gradient = function(x)
+    with _batch_statistics(network):
+        while done < max_iterations:
+            options: dict[str, Any] = {
+                "maxcor": 50,
+                "maxiter": max_iterations - done,
+                "maxfun": 2 * (max_iterations - done) + 20,
+                "ftol": 0.0,
+                "gtol": 0.3 * tolerance * scale(x) / x.size**0.5,
+            }
+            run = optimize.minimize(function, x, jac=True, method="L-BFGS-B", options=options)
+            done, moved = done + max(run.nit, 1), run.fun < function(x)[0]
+            x = run.x
+            if np.linalg.norm(function(x)[1]) <= tolerance * scale(x) or not moved:
+                break
+        value, gradient = function(x)
     return Settled(value, float(np.linalg.norm(gradient)) / max(scale(x), 1e-300), done)
 
 
@@ -246,14 +292,8 @@ def horizon(recipe: Recipe, samples: int) -> float:
 # ---- looking into the blocks --------------------------------------------------------------------
 
 
-def _refuse_coupling(network: nn.Module) -> None:
+def _refuse_dropout(network: nn.Module) -> None:
     for name, module in network.named_modules():
-        if isinstance(module, COUPLES):
-            raise ValueError(
-                f"the network must not normalize over the batch, but {name} is a "
-                f"{type(module).__name__}: it couples the samples, and decay of a map before it "
-                "constrains nothing, because the normalization takes out its length."
-            )
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ValueError(
                 f"the network must not drop units at random, but {name} is a "
@@ -261,9 +301,25 @@ def _refuse_coupling(network: nn.Module) -> None:
             )
 
 
-def _last_linear(module: nn.Module) -> nn.Linear | None:
-    maps = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return maps[-1] if maps else None
+@contextmanager
+def _batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batch normalizations use the statistics of the batch, and leave their own as they are."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    kept = [(m.training, [(buffer, buffer.clone()) for buffer in m.buffers()]) for m in norms]
+    for module in norms:
+        module.train()
+    try:
+        yield
+    finally:
+        for module, (training, buffers) in zip(norms, kept, strict=True):
+            module.train(training)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _last(module: nn.Module, kind: type[Part]) -> Part | None:
+    parts = [m for m in module.modules() if isinstance(m, kind)]
+    return parts[-1] if parts else None
 
 
 def _pass(
@@ -274,14 +330,15 @@ def _pass(
     called: list[nn.Linear] = []
     with ExitStack() as stack:
         for name, module in blocks.items():
-            linear = _last_linear(module)
+            linear, norm = _last(module, nn.Linear), _last(module, BatchNorm)
             if linear is None:
                 raise ValueError(
                     f"{name} must end in a linear map, but it holds none; the balance is about the "
                     "weights of the map whose output a block adds to its input."
                 )
-            for part, where in ((module, "block"), (linear, "map")):
-                stack.callback(part.register_forward_hook(_keeper(kept, (name, where))).remove)
+            for part, where in ((module, "block"), (linear, "map"), (norm, "norm")):
+                if part is not None:
+                    stack.callback(part.register_forward_hook(_keeper(kept, (name, where))).remove)
         for module in network.modules():
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_hook(lambda m, *_: called.append(m)).remove)
@@ -291,10 +348,13 @@ def _pass(
     for name, module in blocks.items():
         if (name, "block") not in kept or (name, "map") not in kept:
             raise ValueError(f"{name} must be run by the network, but it is not.")
-        before, after = kept[name, "block"]
-        units, change = kept[name, "map"]
-        seen[name] = _Seen(before, after, units, change)
-        _refuse_other_ends(name, module, seen[name])
+        ends = [_last(module, nn.Linear), _last(module, BatchNorm)]
+        tried = [
+            _Seen(*kept[name, "block"], end, *kept[name, where])
+            for where, end in zip(("map", "norm"), ends, strict=True)
+            if end is not None and (name, where) in kept
+        ]
+        seen[name] = _fitting(name, tried)
     return seen, scores, called[-1].weight if called else None
 
 
@@ -307,24 +367,41 @@ def _keeper(kept: dict, key: tuple[str, str]) -> Callable[..., None]:
     return keep
 
 
-def _refuse_other_ends(name: str, module: nn.Module, seen: _Seen) -> None:
-    if seen.units.ndim != 2 or seen.after.ndim != 2:
+def _fitting(name: str, tried: Sequence[_Seen]) -> _Seen:
+    """The one whose end puts out what the block adds.
+
+    Raises:
+        ValueError: There is none.
+    """
+    first, *_ = tried
+    if first.units.ndim != 2 or first.after.ndim != 2:
         raise ValueError(
-            f"{name} must put out features (N, d), but the shape is {tuple(seen.after.shape)}: "
+            f"{name} must put out features (N, d), but the shape is {tuple(first.after.shape)}: "
             "convolutions and sequences share their weights over positions too."
         )
-    fits = seen.before.shape == seen.after.shape == seen.change.shape
-    if fits:
-        added = (seen.after - seen.before).detach()
-        gap = float((added - seen.change.detach()).norm())
-        rounding = 100 * torch.finfo(seen.after.dtype).eps * float(seen.after.detach().norm())
-        fits = gap <= TOLERANCE * float(added.norm()) + rounding
-    if not fits:
-        raise ValueError(
-            f"{name} must add the output of its last linear map to its input, but what it adds is "
-            "something else: there is no skip, or something follows the map (an activation, a "
-            "normalization, a factor)."
-        )
+    for seen in tried:
+        if not _fits(seen):
+            continue
+        if isinstance(seen.end, BatchNorm) and not seen.end.affine:
+            raise ValueError(
+                f"{name} must end in weights, but it ends in a {type(seen.end).__name__} without "
+                "scale and shift: there is nothing that decay could balance."
+            )
+        return seen
+    raise ValueError(
+        f"{name} must add the output of its last linear map, or of a batch normalization after it, "
+        "to its input, but what it adds is something else: there is no skip, or something follows "
+        "(an activation, another normalization, a factor)."
+    )
+
+
+def _fits(seen: _Seen) -> bool:
+    if not seen.before.shape == seen.after.shape == seen.change.shape:
+        return False
+    added = (seen.after - seen.before).detach()
+    gap = float((added - seen.change.detach()).norm())
+    rounding = 100 * torch.finfo(seen.after.dtype).eps * float(seen.after.detach().norm())
+    return gap <= TOLERANCE * float(added.norm()) + rounding
 
 
 def _measured(
@@ -336,50 +413,68 @@ def _measured(
     rows: np.ndarray | None,
     samples: Samples,
 ) -> BlockBalance:
-    X, change, before, after = (
-        t.detach().cpu().double().numpy()
-        for t in (seen.units, seen.change, seen.before, seen.after)
-    )
-    linear = _last_linear(module)
-    assert linear is not None
-    outgoing = linear.weight.detach().cpu().double().numpy()
-    if linear.bias is not None:  # one more unit that is always one
-        X = np.column_stack([X, np.ones(len(X))])
-        outgoing = np.column_stack([outgoing, linear.bias.detach().cpu().double().numpy()])
-    N = len(X)
-    pulls = G.T @ X / N
-    predicted = -X @ pulls.T / w
-    lengths = np.linalg.norm(outgoing, axis=0)
-    live = lengths > DEAD * max(float(lengths.max()), 1e-300)
+    change, before, after = map(_array, (seen.change, seen.before, seen.after))
+    if isinstance(seen.end, nn.Linear):
+        found = _of_map(seen.end, _array(seen.units), G, w)
+    else:
+        found = _of_norm(seen.end, _array(seen.units), G, w)
+    live = found.lengths > DEAD * max(float(found.lengths.max()), 1e-300)
     still = bool(np.linalg.norm(change) <= STILL * np.linalg.norm(before))
     if still:
         live[:] = False
-    incoming = _incoming(module, linear)
+    incoming = _incoming(module, seen.end)
     units = np.empty(0)
     if incoming is not None:
         hidden = live[: len(incoming)]
         sizes = np.linalg.norm(incoming[hidden], axis=1)
-        units = np.linalg.norm(pulls[:, : len(incoming)][:, hidden], axis=0) / (w * sizes)
+        units = np.linalg.norm(found.pulls[:, : len(incoming)][:, hidden], axis=0) / (w * sizes)
     labels = samples.labels.cpu().numpy()
     spreads = [_spread(h, labels, rows) for h in (before, after)]
+    missed = float(np.linalg.norm(change - found.predicted))
     return BlockBalance(
         name,
-        _ratio(float(np.linalg.norm(change)), float(np.linalg.norm(change - predicted)), still),
-        np.nan if still else _cosine(change, predicted),
+        _ratio(float(np.linalg.norm(change)), missed, still),
+        np.nan if still else _cosine(change, found.predicted),
         np.nan if still else _cosine(change, -G),
-        float(np.sum(G * after) / N),
+        float(np.sum(G * after) / len(G)),
         int(live.sum()),
         units,
         *(_ratio(b, a) for b, a in zip(*spreads, strict=True)),
     )
 
 
-def _incoming(module: nn.Module, last: nn.Linear) -> np.ndarray | None:
-    """Weights into the hidden units (m, d), where the block has just two linear maps that fit."""
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _of_map(linear: nn.Linear, X: np.ndarray, G: np.ndarray, w: float) -> _Terms:
+    """The terms of a linear map; a bias is one more unit that is always one."""
+    outgoing = _array(linear.weight)
+    if linear.bias is not None:
+        X = np.column_stack([X, np.ones(len(X))])
+        outgoing = np.column_stack([outgoing, _array(linear.bias)])
+    pulls = G.T @ X / len(X)
+    return _Terms(pulls, -X @ pulls.T / w, np.linalg.norm(outgoing, axis=0))
+
+
+def _of_norm(norm: BatchNorm, inputs: np.ndarray, G: np.ndarray, w: float) -> _Terms:
+    """The terms of a batch normalization: scale and shift of each channel."""
+    x = (inputs - inputs.mean(axis=0)) / np.sqrt(inputs.var(axis=0) + norm.eps)
+    pulls = np.column_stack([np.mean(G * x, axis=0), G.mean(axis=0)])
+    weights = np.column_stack([_array(norm.weight), _array(norm.bias)])
+    predicted = -(x * pulls[:, 0] + pulls[:, 1]) / w
+    return _Terms(pulls, predicted, np.linalg.norm(weights, axis=1))
+
+
+def _incoming(module: nn.Module, end: nn.Module) -> np.ndarray | None:
+    """Weights into the hidden units (m, d), where the block has just two linear maps that fit, and
+    no normalization takes out their length.
+    """
     maps = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    if len(maps) != 2 or maps[0].out_features != last.in_features:
+    normalized = any(isinstance(m, BatchNorm) for m in module.modules())
+    if len(maps) != 2 or maps[1] is not end or normalized:
         return None
-    return maps[0].weight.detach().cpu().double().numpy()
+    return _array(maps[0].weight) if maps[0].out_features == maps[1].in_features else None
 
 
 def _spread(h: np.ndarray, labels: np.ndarray, rows: np.ndarray | None) -> tuple[float, float]:

@@ -167,15 +167,138 @@ def test_another_residual_network_obeys_it_too(loss):
 @pytest.mark.parametrize(
     "network, sentence",
     [
-        (Own(nn.BatchNorm1d(5)), "must not normalize over the batch, but body.4 is a BatchNorm1d"),
+        (Own(nn.BatchNorm1d(5, affine=False)), "must end in weights, but it ends in a BatchNorm1d"),
         (Own(nn.Dropout(0.1)), "must not drop units at random, but body.4 is a Dropout with p"),
-        (Own(nn.ReLU()), "block must add the output of its last linear map to its input"),
-        (Own(nn.LayerNorm(5)), "block must add the output of its last linear map to its input"),
+        (Own(nn.ReLU()), "block must add the output of its last linear map, or of a"),
+        (Own(nn.LayerNorm(5)), "block must add the output of its last linear map, or of a"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence(network, sentence):
     with pytest.raises(ValueError, match=sentence):
         balance(network.double(), small(), 0.02, points=["block"])
+
+
+# ---- batch normalization ------------------------------------------------------------------------
+
+
+def of_others(inside, end, depth=2):
+    """Blocks of somebody's network, which keeps statistics of its own, between two more layers."""
+    torch.manual_seed(1)
+    blocks = []
+    for _ in range(depth):
+        parts = [nn.Linear(6, 7), nn.GELU(), nn.Linear(7, 6)]
+        if inside:
+            parts.insert(1, nn.BatchNorm1d(7))
+        if end:
+            parts.append(nn.BatchNorm1d(6))
+        blocks.append(Added(nn.Sequential(*parts)))
+    network = nn.Sequential(nn.BatchNorm1d(6), *blocks)
+    network.add_module("last", nn.Linear(6, 3))
+    return network.double()
+
+
+def normalized(kind, seed=3):
+    network = ResidualMLP(6, 3, 2, width=5, smoothing=0.3, normalization=kind, seed=seed)
+    with torch.no_grad():
+        for block in network.blocks:
+            if kind == "end":
+                block.end.weight.uniform_(0.2, 1.5)
+                block.end.bias.uniform_(-1, 1)
+    return network
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+@pytest.mark.parametrize("kind", ["inside", "end"])
+def test_with_normalization_the_law_is_the_slope_in_the_weights_written_over_samples(kind, loss):
+    """At any weights: what the block would add with the weights minus slope over decay."""
+    samples, network = small(), normalized(kind)
+    x = samples.inputs(slice(None))
+    recipe = Recipe(epochs=1, learning_rate=1, loss=loss)
+    value = recipe.mean_loss(network(x), samples.labels)
+    found = balance(network, samples, 0.05, loss=loss)
+    h = x
+    for block, entry in zip(network.blocks, found, strict=True):
+        units = block.relu(block.inside(block.inner(h)))
+        if kind == "inside":
+            (slope,) = torch.autograd.grad(value, block.outer.weight, retain_graph=True)
+            law = units @ (-slope / 0.05).T
+        else:
+            weights = block.end.weight, block.end.bias
+            slope, shift = torch.autograd.grad(value, weights, retain_graph=True)
+            z = block.outer(units)
+            z = (z - z.mean(0)) / (z.var(0, correction=0) + block.end.eps).sqrt()
+            law = -(z * slope + shift) / 0.05
+        change = block(h) - h
+        missed = (change - law).norm() / change.norm()
+        cosine = (change * law).sum() / change.norm() / law.norm()
+        assert entry.error == pytest.approx(missed.item(), rel=1e-9)
+        assert entry.cosine == pytest.approx(cosine.item(), rel=1e-9)
+        h = block(h)
+
+
+@pytest.mark.parametrize("kind", ["inside", "end"])
+def test_a_normalized_network_comes_to_rest_without_decay_where_length_is_taken_out(kind):
+    samples, network = small(), normalized(kind)
+    taken = network.without_length
+    assert len(taken) == {"inside": 2, "end": 4}[kind]
+    start = balance(network, samples, 0.02, loss="cross-entropy")
+    settle(network, samples, 0.02, free=taken, loss="cross-entropy", max_iterations=200)
+    rest = balance(network, samples, 0.02, loss="cross-entropy")
+    assert max(b.cosine for b in start) < 0.9
+    assert all(b.cosine > 0.99 for b in rest if b.live) and any(b.live for b in rest)
+    # The same network under decay everywhere: the part of the slope that nothing balances.
+    x = samples.inputs(slice(None))
+    recipe = Recipe(epochs=1, learning_rate=1, loss="cross-entropy")
+    value = recipe.mean_loss(network(x), samples.labels)
+    for name in taken:
+        p = network.get_parameter(name)
+        (slope,) = torch.autograd.grad(value, p, retain_graph=True)
+        along = (slope * p).sum(1).abs().max() / p.norm()
+        assert along < 1e-3 * 0.02 * p.norm()
+
+
+def test_the_statistics_are_those_of_the_samples_and_the_network_keeps_its_own():
+    samples, network = small(), of_others(inside=True, end=True)
+    names = ["1", "2"]
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network.eval()
+    first = balance(network, samples, 0.05, points=names)
+    assert not any(module.training for module in network.modules())
+    network.train()
+    second = balance(network, samples, 0.05, points=names)
+    assert all(module.training for module in network.modules())
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.error, b.error)
+    settle(network, samples, 0.05, max_iterations=2)
+    assert all(torch.equal(before[name], buffer) for name, buffer in network.named_buffers())
+
+
+@pytest.mark.parametrize("inside, end", [(True, False), (False, True), (True, True)])
+def test_normalized_blocks_of_others_obey_it_at_rest(inside, end):
+    samples, network = small(), of_others(inside, end, depth=1)
+    taken = ["1.body.0.weight"] * inside + [f"1.body.{2 + inside}.weight"] * end
+    (start,) = balance(network, samples, 0.02, loss="cross-entropy", points=["1"])
+    settle(network, samples, 0.02, free=taken, loss="cross-entropy", max_iterations=200)
+    (block,) = balance(network, samples, 0.02, loss="cross-entropy", points=["1"])
+    assert start.cosine < 0.9 < 0.99 < block.cosine
+    assert block.live > 0 and len(block.units) == 0
+
+
+def test_a_channel_without_scale_is_not_live():
+    samples, network = small(), normalized("end")
+    with torch.no_grad():
+        network.blocks[0].end.weight[:2].zero_()
+        network.blocks[0].end.bias[:2].zero_()
+    assert [block.live for block in balance(network, samples, 0.02)] == [4, 6]
+
+
+def test_unknown_normalizations_and_parameters_are_refused():
+    with pytest.raises(ValueError, match="one of 'none', 'inside', 'end', but"):
+        ResidualMLP(6, 3, 1, normalization="after")
+    with pytest.raises(ValueError, match="'none' without skip, but normalization = 'end'"):
+        ResidualMLP(6, 3, 1, skip=False, normalization="end")
+    with pytest.raises(ValueError, match="free must name parameters that are trained, but 'A'"):
+        settle(ResidualMLP(6, 3, 1), small(), 0.1, free=["A"])
 
 
 def test_blocks_without_skip_or_map_are_refused():
