@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nclib.networks.experiments import rest, sweep
+from nclib.networks.experiments import horizons, rest, sweep
 
 CASES = list(rest.cases("smoke"))
 SMALL = replace(CASES[0], depth=1, end=0.02, iterations=150, dimension=4, per_class=3)
@@ -129,13 +129,24 @@ def test_a_network_that_diverges_starts_anew_at_half_the_step():
     )
     start = {name: value.clone() for name, value in network.state_dict().items()}
     step, seen = rest._train(case, network, samples)
-    assert step < rest.STEP and np.log2(rest.STEP / step).is_integer()
+    assert step < horizons.STEP and np.log2(horizons.STEP / step).is_integer()
     assert np.isfinite(seen[-1]["loss"]) and seen[-1]["horizon"] >= case.end
-    network.load_state_dict(start)
-    assert rest._trained(case, network, samples, step)[-1] == seen[-1]
-    network.load_state_dict(start)
+
+    def again(step):
+        network.load_state_dict(start)
+        return horizons.trained(
+            network,
+            samples,
+            case.decays,
+            step,
+            case.end,
+            case.seed,
+            lambda: horizons.state(network, samples, case.decays[0]),
+        )
+
+    assert again(step)[-1] == seen[-1]
     with pytest.raises(FloatingPointError):
-        rest._trained(case, network, samples, 2 * step)
+        again(2 * step)
 
 
 def test_the_command_goes_on_with_what_is_missing(tmp_path, monkeypatch, capsys, record):
@@ -190,13 +201,13 @@ def test_rates_and_rivals_have_the_decay_of_the_last_layer_times_the_classes(mon
 
 
 def test_the_step_falls_to_a_tenth_for_the_last_tenth_of_the_epochs(monkeypatch):
-    recipes, trainer = [], rest.Trainer
+    recipes, trainer = [], horizons.Trainer
 
     def kept(network, samples, recipe, seed):
         recipes.append(recipe)
         return trainer(network, samples, recipe, seed=seed)
 
-    monkeypatch.setattr(rest, "Trainer", kept)
+    monkeypatch.setattr(horizons, "Trainer", kept)
     record = rest.carry_out(replace(SMALL, variant="last-double", end=0.5, iterations=3))
     (recipe,) = recipes
     assert (recipe.weight_decay, recipe.last_weight_decay) == (0.004, 0.008)

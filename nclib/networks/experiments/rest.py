@@ -23,17 +23,13 @@ from nclib.foundations.metrics import nc1, nc1_trace
 from nclib.foundations.minimize import minimize
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
-from nclib.networks.balance import BlockBalance, balance, horizon, settle
-from nclib.networks.experiments import sweep
+from nclib.networks.balance import settle
+from nclib.networks.experiments import horizons, sweep
 from nclib.networks.experiments.components import components
 from nclib.networks.experiments.machine import this_part
-from nclib.networks.recipe import Recipe
 from nclib.networks.residual import ResidualMLP
 from nclib.networks.samples import Samples
-from nclib.networks.training import Trainer
 
-HORIZONS = (0.5, 1.0, 2.0, 4.0, 6.0)  # at which training is looked at; it ends at the last
-STEP, MOMENTUM, BATCH = 0.1, 0.9, 50
 SMOOTHING = 0.05
 DEAD = 0.499  # a loss above it: scores of zero have the loss 1/2
 
@@ -164,7 +160,7 @@ def carry_out(case: Case) -> dict[str, Any]:
         tolerance=1e-6,
         max_iterations=case.iterations,
     )
-    record["rest"] = {**end._asdict(), **_state(case, network, samples)}
+    record["rest"] = {**end._asdict(), **horizons.state(network, samples, features)}
     if case.skip and case.variant == "baseline":
         record["last block"] = _last_block(case, network, samples)
     record["duration_s"] = round(time.monotonic() - begun, 1)
@@ -174,69 +170,12 @@ def carry_out(case: Case) -> dict[str, Any]:
 def _train(
     case: Case, network: ResidualMLP, samples: Samples
 ) -> tuple[float, list[dict[str, Any]]]:
-    """SGD to the horizon; the step it took, and what the network is like along the way.
+    """SGD to the horizon; the step it took, and what the network is like along the way."""
 
-    Where the loss stops being finite the network starts anew at half the step.
-    """
-    start = {name: value.clone() for name, value in network.state_dict().items()}
-    step = STEP
-    while True:
-        try:
-            return step, _trained(case, network, samples, step)
-        except FloatingPointError:
-            network.load_state_dict(start)
-            step /= 2
+    def look() -> dict[str, Any]:
+        return horizons.state(network, samples, case.decays[0])
 
-
-def _trained(
-    case: Case, network: ResidualMLP, samples: Samples, step: float
-) -> list[dict[str, Any]]:
-    features, last = case.decays
-    batch = min(BATCH, len(samples))
-    one = Recipe(1, step, momentum=MOMENTUM, weight_decay=features, batch_size=batch)
-    # Epochs at the full step; the last tenth of them is taken at a tenth of it.
-    epochs = max(int(np.ceil(case.end / horizon(one, len(samples)))), 2)
-    recipe = replace(
-        one, epochs=epochs, last_weight_decay=last, drops=(int(np.ceil(0.9 * epochs)),)
-    )
-    trainer = Trainer(network, samples, recipe, seed=case.seed)
-    looks = [case.end * t / HORIZONS[-1] for t in HORIZONS]
-    seen: list[dict[str, Any]] = []
-    for epoch in range(1, epochs + 1):
-        trainer.run_epoch()
-        passed = epoch * horizon(one, len(samples))
-        if (len(seen) < len(looks) and passed >= looks[len(seen)]) or epoch == epochs:
-            seen.append({"horizon": passed, "epoch": epoch, **_state(case, network, samples)})
-    return seen
-
-
-def _state(case: Case, network: ResidualMLP, samples: Samples) -> dict[str, Any]:
-    """Metrics of the last features, loss, and the balance of residual blocks."""
-    with torch.no_grad():
-        x = samples.inputs(slice(None))
-        hidden = network.hidden(x)[-1]
-        scores = network.last(hidden)
-        loss = Recipe(1, 1.0).mean_loss(scores, samples.labels).item()
-        error = (scores.argmax(1) != samples.labels).double().mean().item()
-    stats = ClassStatistics.from_features(hidden.numpy(), samples.labels.numpy())
-    state: dict[str, Any] = {"loss": loss, "error": error}
-    state |= {"nc1": _or_none(nc1, stats), "nc1_trace": _or_none(nc1_trace, stats)}
-    if case.skip:
-        state["blocks"] = [_plain(block) for block in balance(network, samples, case.decays[0])]
-    return state
-
-
-def _or_none(metric: Callable[[ClassStatistics], float], stats: ClassStatistics) -> float | None:
-    try:
-        return metric(stats)
-    except ValueError:  # equal means
-        return None
-
-
-def _plain(block: BlockBalance) -> dict[str, Any]:
-    """The numbers of a block; None where one is undefined, which JSON does not know."""
-    row = block._asdict() | {"units": block.units.tolist()}
-    return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()}
+    return horizons.train(network, samples, case.decays, end=case.end, seed=case.seed, look=look)
 
 
 def _rates(case: Case, inputs: np.ndarray, samples: Samples) -> dict[str, float]:
@@ -366,7 +305,7 @@ def verdict(records: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
         case, rest = record["case"], record["rest"]
         if case["skip"] and case["variant"] == "baseline":
             blocks = rest["blocks"]
-            asked["R1"].append(all(b["cosine"] > 0.99 for b in blocks if b["live"]))
+            asked["R1"].append(horizons.lawful(blocks, 0.99))
             asked["R2"].append(record["last block"]["law"]["error"] < 0.05)
             grown = np.prod([b["growth_in_rows"] for b in blocks])
             asked["R3"].append(bool(np.log(grown) * record["rates"]["rows"] > 0))
@@ -410,7 +349,7 @@ def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
     yield f"{restless} with a relative gradient above 1e-4"
     yield f"{sum(map(dead, records))} dead"
-    yield f"{sum(record['step'] < STEP for record in records)} with a smaller step"
+    yield f"{sum(record['step'] < horizons.STEP for record in records)} with a smaller step"
     for name, (yes, count) in verdict(records).items():
         yield f"{name}: {yes} of {count}"
 
