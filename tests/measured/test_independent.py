@@ -3,7 +3,7 @@
 import ast
 import math
 import sys
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -317,6 +317,63 @@ def test_decay_span_of_the_features_that_the_chapter_prints(decays):
     assert printed("check-E2") == expected
 
 
+def test_decay_distances_of_the_curves_that_the_chapter_prints(decays):
+    expected = [[*CHANGES]]
+    for loss, decay in decays.items():
+        for column, label in LABELS.items():
+            words = [loss, label]
+            for change in CHANGES:
+                means = []
+                for name in ("baseline", change):
+                    runs = [decay.runs[name, s] for s in decay.seeds]
+                    rows = [independent.measured(run, column)[1:] for run in runs]
+                    bits = [[math.log2(x) for _, x in row] for row in rows]
+                    means.append([fmean(at) for at in zip(*bits, strict=True)])
+                words.append(f"{fmean(abs(y - x) for x, y in zip(*means, strict=True)):.2f}")
+            expected.append(words)
+    assert printed("size = {v: distance(loss, v, key)") == expected
+
+
+def test_decay_epochs_at_the_matched_loss_that_the_chapter_prints(decays):
+    expected = []
+    for loss, decay in decays.items():
+        level = independent.level_of(decay.runs.values())
+        for name in DECAYS:
+            runs = [decay.runs[name, s] for s in decay.seeds]
+            at = [
+                next(epoch for epoch, x in independent.measured(run, "loss") if x <= level)
+                for run in runs
+            ]
+            expected.append([loss, name, *f"epoch {min(at)} to {max(at)}".split()])
+    assert printed("reached[loss, v] = min(at)") == expected
+
+
+def test_decay_small_changes_and_sizes_that_the_chapter_prints(decays):
+    small, sizes = [], []
+    for i, phase in enumerate(("epochs 20 to 30", "matched loss", "the end")):
+        for loss, decay in decays.items():
+            for column, label in LABELS.items():
+                for name in CHANGES:
+                    found = decay.change(name, decay.seeds, decay.phases[i], column)
+                    if abs(found.mean) < found.yardstick / 5:
+                        small.append([*phase.split(), loss, label, name])
+    assert printed("small.add(") == small
+    for loss, decay in decays.items():
+        for column in ("nc1", "nc1_trace"):
+            found = {
+                name: decay.change(name, decay.seeds, independent.at_end, column).mean
+                for name in CHANGES
+            }
+            last, features = (
+                (abs(found[f"{part}-double"]) + abs(found[f"{part}-zero"])) / 2
+                for part in ("last", "features")
+            )
+            text = f"features {features:.2f}, last layer {last:.2f}"
+            words = f"{loss} {LABELS[column]} mean size of the changes: {text}"
+            sizes.append(words.split())
+    assert printed("mean size of the changes") == sizes
+
+
 def test_decay_at_the_size_of_the_paper():
     found = independent.runs("weight-decay", "full")
     one, two = (found[f"mse-{name}", 0] for name in ("baseline", "features-double"))
@@ -582,8 +639,56 @@ def test_first_layers_on_the_way_as_the_chapter_prints_them(name):
         for layer in (0, 1):
             at = [independent.probed(run, "nc1_trace", epoch)[layer] for epoch in (0, 5, 60)]
             rows.append(", ".join(f"{x:.2f}" for x in at))
-        who = f"{TITLES[name]:13} seed {run['seed']}, epochs 0, 5, 60"
+        error = f"error {independent.measured(run, 'error')[-1][1]:.4f}"
+        who = f"{TITLES[name]:19} seed {run['seed']}, {error}"
         assert f"{who}: {rows[0]}; {rows[1]}" in lines
+
+
+@pytest.mark.parametrize("name", ["mlp-mnist", "mlp-cifar10"])
+def test_spread_of_the_perceptrons_as_the_chapter_prints_it(name):
+    for run in independent.group(independent.runs("end-to-end", "reduced"), name):
+        files = [independent.statistics_file(name, f"layer{i}", run["seed"]) for i in range(1, 7)]
+        spread = [np.trace(independent.load_layer(file).within) for file in files]
+        shown = " ".join(f"{y / x:.2f}" for x, y in pairwise(spread))
+        error = f"error {independent.measured(run, 'error')[-1][1]:.4f}"
+        line = f"{TITLES[name]:19} seed {run['seed']}, {error}: {shown}"
+        assert line in lines_of("measuring")
+
+
+@pytest.mark.parametrize("name", ["resnet18-mnist", "resnet18-cifar10"])
+def test_residual_networks_after_their_last_error_as_the_chapter_prints_them(name):
+    for run in independent.group(independent.runs("end-to-end", "reduced"), name):
+        rest = max(epoch for epoch, error in independent.measured(run, "error") if error > 0)
+        start = min(epoch for epoch in independent.probed(run, "epoch") if epoch > rest)
+        begin, end = independent.probed(run, "nc1_trace", start), independent.last(run, "nc1_trace")
+        shown = " ".join(f"{y / x:.2f}" for x, y in zip(begin, end, strict=True))
+        line = f"{TITLES[name]:17} seed {run['seed']} epoch {start}: {shown}"
+        assert line in lines_of("measuring")
+
+
+@pytest.mark.parametrize("name", ["resnet18-mnist", "resnet18-cifar10"])
+def test_share_of_the_last_two_blocks_as_the_chapter_prints_it(name):
+    found = independent.group(independent.runs("end-to-end", "reduced"), name)
+    for column, label in (("nc1", "NC1"), ("nc1_trace", "NC1~")):
+        rows = [independent.last(run, column) for run in found]
+        shares = [math.log(row[6] / row[8]) / math.log(row[0] / row[8]) for row in rows]
+        shown = " ".join(f"{x:.2f}" for x in shares)
+        assert f"{TITLES[name]:19} {label:4} {shown}" in lines_of("measuring")
+
+
+def test_rises_at_identity_blocks_as_the_chapter_prints_them():
+    found = independent.runs("weight-decay", "reduced").values()
+    some = sum(bool({1, 3, 5} & set(independent.rising_steps(run))) for run in found)
+    line = f"NC1~ rises at block 2, 4 or 6 in {some} of {len(found)} networks of E2"
+    assert line in lines_of("measuring")
+
+
+@pytest.mark.parametrize("name", ["mse-baseline", "mse-features-double"])
+def test_growth_at_the_last_block_of_thin_networks_as_the_chapter_prints_it(name):
+    found = independent.group(independent.runs("weight-decay", "reduced"), name)
+    growth = [independent.growth_of_spread(run)[8] for run in found]
+    line = f"thin {name:20} times {min(growth):.1f} to {max(growth):.1f}"
+    assert line in lines_of("measuring")
 
 
 @pytest.mark.parametrize("point", ["stem", "block2", "block4", "block6", "block8"])
