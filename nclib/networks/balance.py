@@ -13,10 +13,13 @@ is the same after every block (Euler), and at a stationary last layer it is :mat
 
 Batch normalization couples the samples, and then g is the gradient of N times the mean loss of the
 whole batch. Before the last map it changes nothing else. A block that ends in one adds
-:math:`\Delta_c = s_c\hat x_c + t_c`, with the normalized channel :math:`\hat x_c` (N) and the
-learned scale and shift; where these have the decay w, every channel has a kernel of its own,
+:math:`\Delta_c = \mathfrak s_c\hat Z_c + \mathfrak t_c` in channel c, with the normalized
+:math:`\hat Z_c` (N) and the learned scale and shift; where these have the decay w, every channel
+has a kernel of its own, and the decay is the pull of the perturbed model,
 
-.. math:: \Delta_c = -\tfrac1{Nw}\bigl(\hat x_c\hat x_c^\top + \mathbf 1\mathbf 1^\top\bigr)g_c .
+.. math::
+    \Delta_c = -\tfrac1{Nw}\,g_c\bigl(\hat Z_c^\top\hat Z_c + \mathbf 1\mathbf 1^\top\bigr), \qquad
+    \tfrac w2\bigl(\|\mathfrak s\|^2 + \|\mathfrak t\|^2\bigr) = \tfrac w{2N}\|\Delta\|_F^2 .
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

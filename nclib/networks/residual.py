@@ -11,7 +11,7 @@ all samples, divided by its standard deviation over them:
 
 .. math::
     h_l = h_{l-1} + B_l\,\varphi(\nu(A_lh_{l-1})) \quad\text{or}\quad
-    h_l = h_{l-1} + s_l\odot\nu\bigl(B_l\,\varphi(\nu(A_lh_{l-1}))\bigr) + t_l .
+    h_l = h_{l-1} + \mathfrak s_l\odot\nu\bigl(B_l\,\varphi(\nu(A_lh_{l-1}))\bigr) + \mathfrak t_l .
 """
 
 from typing import Any

@@ -20,7 +20,9 @@ from tests.measured.example import GOOD
 ROOT = Path(__file__).resolve().parents[2]
 # Fits computed from stored statistics, and networks with records of their own; both have their
 # tests elsewhere: test_fits.py and test_imbalanced_results.py here, and in tests/networks.
-OTHERS = [ROOT / "book/results" / name for name in ("fits", "imbalance", "rest", "wide")]
+OTHERS = [
+    ROOT / "book/results" / name for name in ("fits", "imbalance", "normalized", "rest", "wide")
+]
 STORED = [
     path
     for path in sorted((ROOT / "book/results").rglob("*.json"))
