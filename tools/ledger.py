@@ -22,7 +22,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.myst_blocks import myst_block_plugin
 
 EXPERIMENTS = [f"E{i}" for i in range(1, 4)]
-BEYOND = [f"B{i}" for i in range(1, 35)]  # what this book adds where the paper leaves off
+BEYOND = [f"B{i}" for i in range(1, 37)]  # what this book adds where the paper leaves off
 EXPECTED = [f"C{i}" for i in range(1, 17)] + EXPERIMENTS + BEYOND
 STATUSES = {
     "derived": "proved in this book and checked numerically",
