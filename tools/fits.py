@@ -2,6 +2,7 @@
 
     python -m tools.fits            fit all steps, some minutes, and write the file
     python -m tools.fits --jobs 2   the same in two processes
+    python -m tools.fits --missing  fit those steps only that the file does not have yet
 
 A step leads from one probe point of a network to the next. The chapter on prediction reads the
 file, and a test fits a sample of the steps again.
@@ -191,12 +192,12 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}")
 
 
-def everything(jobs: int) -> list[dict[str, Any]]:
-    """The records of all stored steps."""
-    steps = stored_steps()
+def everything(jobs: int, known: dict[Step, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of all stored steps; those that are known already are not fitted again."""
+    missing = [step for step in stored_steps() if step not in known]
     with ProcessPoolExecutor(jobs) as pool:
-        records = list(pool.map(fitted, steps))
-    of_step = dict(zip(steps, records, strict=True))
+        found = dict(zip(missing, pool.map(fitted, missing), strict=True))
+    of_step = {step: {**(found | known)[step]} for step in stored_steps()}
     for step, record in of_step.items():
         layers = step.load()
         if step.before is not None:
@@ -206,7 +207,23 @@ def everything(jobs: int) -> list[dict[str, Any]]:
             for same, other in of_step.items()
             if same != step and same._replace(seed=step.seed) == step
         ]
-    return records
+    return list(of_step.values())
+
+
+def known_steps(head: dict[str, Any]) -> dict[Step, dict[str, Any]]:
+    """The records in the file, by step.
+
+    Args:
+        head: What computes now; the file must have been made in the same way.
+
+    Raises:
+        ValueError: It was not.
+    """
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
+    for key in ("fitted", "processor", "versions"):
+        if stored[key] != head[key]:
+            raise ValueError(f"{key} must be {stored[key]} as in the file, but it is {head[key]}.")
+    return {Step(*(record[field] for field in Step._fields)): record for record in stored["steps"]}
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, list[float]]:
@@ -242,7 +259,8 @@ def main() -> None:
     """Fit all steps and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    records = everything(parser.parse_args().jobs)
+    parser.add_argument("--missing", action="store_true", help="keep what is fitted already")
+    options = parser.parse_args()
     known = {name: getattr(versions(), name) for name in ("nclib", "numpy", "python")}
     head = {
         "program": "python -m tools.fits",
@@ -251,6 +269,7 @@ def main() -> None:
         "processor": processor(),
         "versions": known,
     }
+    records = everything(options.jobs, known_steps(head) if options.missing else {})
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     rows = ",\n".join(f"    {json.dumps(record)}" for record in records)
     lines.append(f'  "steps": [\n{rows}\n  ]')

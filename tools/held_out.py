@@ -3,13 +3,15 @@
     ONEDNN_MAX_CPU_ISA=AVX2 python -m tools.held_out run --scale reduced --out book/results
     python -m tools.held_out verdict --scale reduced --out book/results
 
-With "train" in the place of "run" the networks are trained only, and "run" fits afterwards.
+With "train" in the place of "run" the networks are trained and measured only: their records have no
+steps yet. "run" goes on with these, from checkpoints where these are still there.
 
 The plan, with its criteria, is in book/results/PLAN.md ("Prediction by the model"). The networks
 of E3 are trained again, because what is stored of them are statistics of all samples.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,7 @@ import torch
 from torch import nn
 
 from nclib import ClassStatistics, load_statistics
-from nclib.measured.files import file_name, save_statistics
+from nclib.measured.files import file_name, save_statistics, write_atomic
 from nclib.measured.records import Result
 from nclib.networks.data.load import load
 from nclib.networks.experiments import sweep
@@ -130,7 +132,11 @@ def measured(network: nn.Module, samples: Samples, index: np.ndarray) -> Layers:
 
 def checkpoint(out: Path, case: Case) -> Path:
     """The file that keeps what is measured of a network until model and rivals are fitted."""
-    return sweep.path_of(out, EXPERIMENT, case.scale, case).with_suffix(".pt")
+    return _record_path(out, case).with_suffix(".pt")
+
+
+def _record_path(out: Path, case: Case) -> Path:
+    return sweep.path_of(out, EXPERIMENT, case.scale, case)
 
 
 def train(out: Path, case: Case) -> dict[str, Any]:
@@ -140,9 +146,19 @@ def train(out: Path, case: Case) -> dict[str, Any]:
         The record so far under "record"; under "whole", "one" and "two" the class statistics of all
         samples and of both halves, as tensors.
     """
-    path = checkpoint(out, case)
+    path, keys = checkpoint(out, case), {"record", "whole", "one", "two"}
     if path.exists():
-        return load_checkpoint(path, {"record", "whole", "one", "two"})
+        content = load_checkpoint(path, keys)
+    else:
+        content = _measured_anew(case)
+        save_checkpoint(path, content)
+    if not _record_path(out, case).exists():
+        unfinished = {**content["record"], "steps": []}
+        write_atomic(_record_path(out, case), (json.dumps(unfinished, indent=1) + "\n").encode())
+    return content
+
+
+def _measured_anew(case: Case) -> dict[str, Any]:
     begun, part = time.monotonic(), this_part(torch.device("cpu"))
     network, samples, source = trained(case.settings)
     whole = probe(network, samples, own_points(network))
@@ -160,10 +176,8 @@ def train(out: Path, case: Case) -> dict[str, Any]:
     }
     _keep(case, whole.statistics, record)
     record["duration_s"] = round(time.monotonic() - begun, 1)
-    content = {"record": record, "whole": _tensors(whole.statistics)}
-    content |= {"one": _tensors(one), "two": _tensors(two)}
-    save_checkpoint(path, content)
-    return content
+    layers = {"whole": whole.statistics, "one": one, "two": two}
+    return {"record": record, **{name: _tensors(found) for name, found in layers.items()}}
 
 
 def carry_out(out: Path, case: Case) -> sweep.Record:
@@ -255,7 +269,7 @@ def _differences(case: Case, found: Layers) -> dict[str, float | None]:
     pairs = [
         (stats, load_statistics(_path(case, point)).statistics)
         for point, stats in found.items()
-        if _path(case, point).exists()
+        if _path(case, point).exists() and "run" not in load_statistics(_path(case, point)).note
     ]
     if pairs:
         differs["statistics"] = fits.rounded(max(_apart(*pair) for pair in pairs))
@@ -273,12 +287,16 @@ def _apart(ours: ClassStatistics, theirs: ClassStatistics) -> float:
 
 
 def _keep(case: Case, found: Layers, record: dict[str, Any]) -> None:
-    """Write the statistics of all samples where none are stored; their note names this run."""
+    """Write the statistics of all samples, with a note that names this run.
+
+    Only where none are stored, or those of an earlier run of this program.
+    """
     if case.scale != fits.STATISTICS.name:
         return
     part = record["part"]
     for point, stats in found.items():
-        if not _path(case, point).exists():
+        path = _path(case, point)
+        if not path.exists() or "run" in load_statistics(path).note:
             note = {
                 "network": case.network,
                 "layer": point,
@@ -291,7 +309,7 @@ def _keep(case: Case, found: Layers, record: dict[str, Any]) -> None:
                 "processor": part["processor"],
                 "instructions": part["instructions"],
             }
-            save_statistics(_path(case, point), stats, note)
+            save_statistics(path, stats, note)
 
 
 # ---- the verdict --------------------------------------------------------------------------------
@@ -360,10 +378,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, _ = parser.parse_known_args(arguments)
     if "train" in arguments:
         for case in cases(options.scale):
-            if not sweep.path_of(options.out, EXPERIMENT, case.scale, case).exists():
+            if not _record_path(options.out, case).exists():
                 train(options.out, case)
                 print(f"{case.name}: trained", flush=True)
         return 0
+    if "run" in arguments:
+        for record in sweep.stored(options.out, EXPERIMENT, options.scale, cases(options.scale)):
+            if not record["steps"]:
+                _record_path(options.out, Case(**record["case"])).unlink()
     return sweep.main(
         EXPERIMENT,
         arguments,

@@ -541,6 +541,25 @@ def better_and_worse(steps, numbers, error):
     return better, worse
 
 
+def with_other_seeds(steps):
+    """With numbers of the other two seeds, where there are two: steps within 1.1 of the own fit.
+
+    Then the ratios of both losses, and the steps at which the model is better and worse.
+    """
+    yes = better = worse = 0
+    ratios = []
+    for step in (step for step in steps if len(step["other seeds"]) == 2):
+        mine, *rivals = (
+            fmean(losses[name] for losses in step["other seeds"])
+            for name in ("the model", *RIVALS[2])
+        )
+        ratios.append(mine / step["the model"]["loss"])
+        yes += ratios[-1] <= 1.1
+        better += mine < 0.9 * min(rivals)
+        worse += 0.9 * mine > min(rivals)
+    return yes, ratios, better, worse
+
+
 # ---- the model on full matrices ------------------------------------------------------------------
 
 

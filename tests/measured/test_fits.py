@@ -20,16 +20,17 @@ RECORDS = {Step(*(record[field] for field in Step._fields)): record for record i
 SAMPLE = [
     Step("mlp-mnist", 1, "layer 5", "layer 6"),
     Step("resnet18-mnist", 0, "block 7", "block 8"),
+    Step("resnet18-mnist", 2, "block 5", "block 6"),
 ]
 
 
 def test_all_steps_whose_statistics_are_stored_are_fitted():
     assert list(RECORDS) == stored_steps()
-    assert len(RECORDS) == len(FILE["steps"]) == 46
+    assert len(RECORDS) == len(FILE["steps"]) == 62
     assert FILE["statistics"] == fingerprint()
 
 
-@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: step.network)
+@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: f"{step.network}-{step.seed}")
 def test_a_sample_is_fitted_again(step):
     again = fitted(step)
     record = RECORDS[step]
@@ -40,14 +41,22 @@ def test_a_sample_is_fitted_again(step):
     assert again["the model"]["certified"] == record["the model"]["certified"]
 
 
-@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: step.network)
+@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: f"{step.network}-{step.seed}")
+def test_a_sample_is_predicted_with_the_numbers_of_the_other_seeds_again(step):
+    others = [seed for seed in (0, 1, 2) if seed != step.seed]
+    for seed, losses in zip(others, RECORDS[step]["other seeds"], strict=True):
+        found = carried(*step.load(), numbers_of(RECORDS[step._replace(seed=seed)]))
+        assert found == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", SAMPLE, ids=lambda step: f"{step.network}-{step.seed}")
 def test_a_sample_is_carried_again(step):
     found = carried(*step.load(), numbers_of(RECORDS[step.before]))
     assert found == pytest.approx(RECORDS[step]["carried"], rel=1e-4)
 
 
 def test_numbers_of_another_step_are_noticed():
-    step, other = SAMPLE
+    step, other, _ = SAMPLE
     assert RECORDS[step]["the model"]["loss"] != pytest.approx(
         RECORDS[other]["the model"]["loss"], rel=1e-3
     )

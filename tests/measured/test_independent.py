@@ -790,11 +790,44 @@ def test_residual_blocks_as_the_chapter_prints_them():
     groups = independent.stored_fits()
     for step in groups["identity"] + groups["last block"]:
         points = (step[which].replace(" ", "") for which in ("earlier", "later"))
-        paths = [independent.statistics_file(step["network"], p) for p in points]
+        paths = [independent.statistics_file(step["network"], p, step["seed"]) for p in points]
         M, N = (independent.load_layer(path).centered for path in paths)
         moved = np.linalg.norm(N - M) / np.linalg.norm(M)
         cosine = np.vdot(M, N) / (np.linalg.norm(M) * np.linalg.norm(N))
-        start = f"{step['network']:16} {step['later']:9} {moved:6.2f} {cosine:6.2f}"
+        where = f"{step['network']:16} {step['seed']:3}   {step['later']}"
+        start = f"{where} {moved:6.2f} {cosine:6.2f}"
         two = min(step[name]["loss"] for name in independent.RIVALS[2])
         mine = f"{step['the model']['loss']:8.3f}"
         assert any(line.startswith(f"{start} {mine}") and f"{two:6.3f}" in line for line in lines)
+
+
+def test_losses_with_numbers_of_other_seeds_on_full_matrices():
+    groups = independent.stored_fits()
+    steps = groups["identity"] + groups["last block"]
+    contraction = {
+        (s["network"], s["later"], s["seed"]): s["one contraction"]["numbers"][0] for s in steps
+    }
+    for step in steps:
+        points = (step[which].replace(" ", "") for which in ("earlier", "later"))
+        paths = [independent.statistics_file(step["network"], p, step["seed"]) for p in points]
+        before, after = map(independent.load_layer, paths)
+        where = step["network"], step["later"]
+        found = [contraction.get((*where, s)) for s in (0, 1, 2) if s != step["seed"]]
+        shrinks = [shrink for shrink in found if shrink is not None]
+        for shrink, losses in zip(shrinks, step["other seeds"], strict=True):
+            layer = before._replace(within=shrink**2 * before.within)
+            errors = np.array(independent.errors(layer, after))[[0, 1, 3]]
+            assert losses["one contraction"] == pytest.approx(np.linalg.norm(errors), rel=1e-5)
+            assert losses["unchanged"] == pytest.approx(step["unchanged"]["loss"], rel=1e-7)
+
+
+def test_numbers_of_other_seeds_as_the_chapter_prints_them():
+    lines = lines_of("prediction")
+    total = [0, 0]
+    for name, group in independent.stored_fits().items():
+        yes, ratios, better, worse = independent.with_other_seeds(group)
+        middle = f"{np.median(ratios):.2f}"
+        count = f"{yes:3} of {len(ratios):2}"
+        assert f"{name:18} {count:>13} {middle:>14} {f'{better:3},{worse:3}':>14}" in lines
+        total = [total[0] + yes, total[1] + len(ratios)]
+    assert f"all: {total[0]} of {total[1]}" in lines

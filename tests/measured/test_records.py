@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Fits computed from stored statistics, and networks with records of their own; both have their
 # tests elsewhere: test_fits.py and test_imbalanced_results.py here, and in tests/networks.
 OTHERS = [
-    ROOT / "book/results" / name for name in ("fits", "imbalance", "normalized", "rest", "wide")
+    ROOT / "book/results" / name
+    for name in ("fits", "held-out", "imbalance", "normalized", "rest", "wide")
 ]
 STORED = [
     path

@@ -1,0 +1,50 @@
+"""Stored networks of the experiment with held-out samples: each with its origin."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nclib import load_statistics, nc1_trace
+from tools import fits, held_out
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "book/results/held-out/reduced"
+RECORDS = {path.stem: json.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_a_stored_network_is_one_of_the_plan_with_its_origin(name):
+    record = RECORDS[name]
+    case = held_out.Case(**record["case"])
+    assert case.name == name and case.scale == "reduced"
+    assert len(record["part"]["commit"]) == 40 and record["part"]["processor"]
+    assert record["part"]["instructions"].endswith("oneDNN up to AVX2")
+    points = fits.POINTS[case.network]
+    assert [row["point"] for row in record["points"]] == list(points)
+    steps = [(step["earlier"], step["later"]) for step in record["steps"]]
+    assert steps in ([], list(pairwise(points)))  # none where only the network is there so far
+    assert all(len(step["halves"]) == 2 for step in record["steps"])
+
+
+def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
+    seen = Counter()
+    for path in sorted(fits.STATISTICS.glob("resnet18-*.npz")):
+        stats, note = load_statistics(path)
+        assert ("run" in note) == (note["seed"] > 0)
+        if "run" not in note:
+            continue
+        record = json.loads((ROOT / "book/results" / note["run"]).read_text("utf-8"))
+        assert record["case"]["network"] == note["network"]
+        assert record["case"]["seed"] == note["seed"]
+        for key in ("started", "commit", "processor", "instructions"):
+            assert record["part"][key] == note[key]
+        (row,) = (row for row in record["points"] if row["point"] == note["layer"])
+        assert row["nc1_trace"] == pytest.approx(nc1_trace(stats), rel=1e-12)
+        assert row["trace_within"] == pytest.approx(np.trace(stats.within), rel=1e-12)
+        assert row["trace_between"] == pytest.approx(np.trace(stats.between), rel=1e-12)
+        seen[note["network"], note["seed"]] += 1
+    assert seen == dict.fromkeys([("resnet18-mnist", 1), ("resnet18-mnist", 2)], 9)
