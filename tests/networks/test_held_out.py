@@ -1,6 +1,7 @@
 """Held-out samples: the networks of E3 again, halves, losses out of sample, and criteria."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_what_is_measured_comes_back_from_its_checkpoint(tmp_path, monkeypatch):
     rows = {row["point"]: row["nc1_trace"] for row in first["record"]["points"]}
     layers = held_out._statistics(first["whole"])
     assert rows == {point: nc1_trace(stats) for point, stats in layers.items()}
+
+
+def test_a_network_that_is_only_trained_is_fitted_by_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out, "cases", lambda scale: iter([PERCEPTRON]))
+    monkeypatch.setattr(held_out, "_judged", lambda case, pair, parts: {"pair": pair})
+    path = tmp_path / "held-out/smoke/mlp-digits-seed0.json"
+    line = ["--scale", "smoke", "--out", str(tmp_path)]
+    assert held_out.main(["train", *line]) == 0
+    unfinished = json.loads(path.read_text("utf-8"))
+    assert unfinished["steps"] == []
+    monkeypatch.setattr(held_out, "trained", None)  # nothing is trained a second time
+    for _ in range(2):
+        assert held_out.main(["run", *line]) == 0
+        record = json.loads(path.read_text("utf-8"))
+        assert record["points"] == unfinished["points"]
+        points = [row["point"] for row in record["points"]]
+        assert [step["pair"] for step in record["steps"]] == list(map(list, pairwise(points)))
 
 
 # ---- one step ------------------------------------------------------------------------------------
