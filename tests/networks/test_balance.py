@@ -257,6 +257,19 @@ def test_a_normalized_network_comes_to_rest_without_decay_where_length_is_taken_
         assert along < 1e-3 * 0.02 * p.norm()
 
 
+@pytest.mark.parametrize("constant, rests", [(1e-2, True), (1e-15, False)])
+def test_with_decay_on_all_weights_only_the_constant_makes_a_point_of_rest(constant, rests):
+    samples, network = small(), normalized("end")
+    for block in network.blocks:
+        block.inside.eps = block.end.eps = constant
+    end = settle(network, samples, 0.05, tolerance=1e-8, max_iterations=300)
+    paid = [0.05 * p.detach() for p in network.parameters()]
+    taken = [0.05 * network.get_parameter(name).detach() for name in network.without_length]
+    share = (sum(p.square().sum() for p in taken) / sum(p.square().sum() for p in paid)).sqrt()
+    assert (end.gradient_norm < 1e-5) == rests
+    assert (end.gradient_norm >= 0.999 * share.item()) != rests
+
+
 def test_the_statistics_are_those_of_the_samples_and_the_network_keeps_its_own():
     samples, network = small(), of_others(inside=True, end=True)
     names = ["1", "2"]
