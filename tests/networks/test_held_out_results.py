@@ -1,5 +1,6 @@
 """Stored networks of the experiment with held-out samples: each with its origin."""
 
+import copy
 import json
 from collections import Counter
 from itertools import pairwise
@@ -9,11 +10,19 @@ import numpy as np
 import pytest
 
 from nclib import load_statistics, nc1_trace
-from tools import fits, held_out
+from tools import fits, held_out, notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book/results/held-out/reduced"
+CHAPTER = ROOT / "book/networks/prediction.ipynb"
 RECORDS = {path.stem: json.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.json")}
+
+
+def lines(tag):
+    """All lines that the cells of a tag store as printed."""
+    cells = [c for c in notebooks.load(CHAPTER).cells if tag in c["metadata"].get("tags", [])]
+    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
@@ -48,3 +57,23 @@ def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
         assert row["trace_between"] == pytest.approx(np.trace(stats.between), rel=1e-12)
         seen[note["network"], note["seed"]] += 1
     assert seen == dict.fromkeys([("resnet18-mnist", 1), ("resnet18-mnist", 2)], 9)
+
+
+def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
+    """F1 and F2, of the kind of steps whose networks are all there."""
+    perceptrons = [r for r in RECORDS.values() if r["case"]["network"].startswith("mlp")]
+    steps = [step for record in perceptrons for step in record["steps"]]
+    assert len(perceptrons) == 6 and len(steps) == 30
+    printed = lines("check-prediction-halves")
+    for name, (yes, asked) in held_out.verdict(steps).items():
+        assert f"{name}: {yes} of {asked}" in printed
+
+
+def test_the_verdicts_on_halves_notice_losses_that_are_swapped():
+    perceptrons = [r for r in RECORDS.values() if r["case"]["network"].startswith("mlp")]
+    steps = [step for record in perceptrons for step in record["steps"]]
+    swapped = copy.deepcopy(steps)
+    for step in swapped:
+        for half in step["halves"]:
+            half["the model"], half["unchanged"] = half["unchanged"], half["the model"]
+    assert held_out.verdict(swapped) != held_out.verdict(steps)
