@@ -43,12 +43,13 @@ def test_decay_of_scale_and_shift_is_the_pull(few, width, depth, scale):
 
 def test_in_a_residual_network_of_convolutions_it_is_the_pull_per_position():
     network = ResNet18(width=2).double()
-    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 3, 16, 16, generator=draw).double()
     for block in network.blocks:
         end = block.residual[-1]
         with torch.no_grad():
-            end.weight.uniform_(-1, 2)
-            end.bias.uniform_(-1, 1)
+            end.weight.uniform_(-1, 2, generator=draw)
+            end.bias.uniform_(-1, 1, generator=draw)
         end.eps = 1e-15
         seen = []
         hook = end.register_forward_hook(lambda _, inputs, out, kept=seen: kept.append(out))
