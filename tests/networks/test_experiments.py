@@ -199,7 +199,12 @@ def test_all_layers_of_the_last_epochs():
 
 
 def test_settings_that_came_later_leave_the_others_as_they_were():
-    for path in sorted((ROOT / "book" / "results").glob("*/*/*-seed0.json")):
+    results = ROOT / "book" / "results"
+    paths = [
+        path for name in EXPERIMENTS for path in sorted(results.glob(f"{name}/*/*-seed0.json"))
+    ]
+    assert {path.parts[-3] for path in paths} == set(EXPERIMENTS)
+    for path in paths:
         assert set(Result.load(path).config) - set(LATER) == set(PLAIN.config), path
     assert "layers_at_end" not in PLAIN.config
     assert replace(PLAIN, layers_at_end=2).config["layers_at_end"] == 2
