@@ -109,7 +109,7 @@ def fingerprint() -> str:
     seen = sha256()
     for step in stored_steps():
         for point in (step.earlier, step.later):
-            seen.update(_path(step.network, step.seed, point).read_bytes())
+            seen.update(statistics_file(step.network, step.seed, point).read_bytes())
     return seen.hexdigest()[:16]
 
 
@@ -231,12 +231,13 @@ def numbers_of(record: dict[str, Any]) -> dict[str, list[float]]:
     return {name: record[name]["numbers"] for name in PREDICTIONS}
 
 
-def _path(network: str, seed: int, point: str) -> Path:
+def statistics_file(network: str, seed: int, point: str) -> Path:
+    """Where the class statistics of a probe point are stored."""
     return STATISTICS / f"{network}-seed{seed}-{point.replace(' ', '')}.npz"
 
 
 def _load(network: str, seed: int, point: str) -> ClassStatistics:
-    return load_statistics(_path(network, seed, point)).statistics
+    return load_statistics(statistics_file(network, seed, point)).statistics
 
 
 def _gap(solution: Solution, earlier: ClassStatistics) -> float:

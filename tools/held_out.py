@@ -255,7 +255,7 @@ def _judged(case: Case, pair: tuple[str, str], parts: Sequence[Layers]) -> dict[
 
 
 def _path(case: Case, point: str) -> Path:
-    return fits.STATISTICS / f"{case.name}-{point.replace(' ', '')}.npz"
+    return fits.statistics_file(case.network, case.seed, point)
 
 
 def _differences(case: Case, found: Layers) -> dict[str, float | None]:
@@ -329,13 +329,12 @@ class Loss(NamedTuple):
 
 def of_model(step: dict[str, Any]) -> Loss:
     """Losses of the model."""
-    found = [half["the model"] for half in step["halves"]]
-    return Loss(*(float(np.mean([entry[key] for entry in found])) for key in ("in", "out")))
+    return of_best(step, ("the model",))
 
 
-def of_rivals(step: dict[str, Any], rivals: Sequence[str]) -> Loss:
-    """Losses of the best rival, which on each half is chosen in sample."""
-    best = [min((half[name] for name in rivals), key=lambda e: e["in"]) for half in step["halves"]]
+def of_best(step: dict[str, Any], names: Sequence[str]) -> Loss:
+    """Losses of the best of some predictions, which on each half is chosen in sample."""
+    best = [min((half[name] for name in names), key=lambda e: e["in"]) for half in step["halves"]]
     return Loss(*(float(np.mean([entry[key] for entry in best])) for key in ("in", "out")))
 
 
@@ -354,7 +353,7 @@ def verdict(steps: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """
     asked: dict[str, list[bool]] = {"F1": [], "F2": []}
     for step in steps:
-        mine, best = of_model(step), of_rivals(step, fits.RIVALS[2])
+        mine, best = of_model(step), of_best(step, fits.RIVALS[2])
         asked["F1"].append(mine.outside <= WITHIN * mine.inside)
         asked["F2"].append(word(mine.inside, best.inside) == word(mine.outside, best.outside))
     return {name: (sum(answers), len(answers)) for name, answers in asked.items()}

@@ -9,8 +9,9 @@ import pytest
 
 from nclib.networks.experiments import imbalance as runs
 from tests.measured.independent import RESULTS, student
-from tools import notebooks
+from tests.measured.printed import lines
 
+CHAPTER = RESULTS.parent / "beyond/imbalance.ipynb"
 FOLDER = RESULTS / "imbalance/reduced"
 LARGE, SMALL = range(5), range(5, 10)
 DECAYS = {"mse": (0.003, 0.03), "cross-entropy": (0.01, 0.1)}
@@ -27,13 +28,6 @@ def files():
 
 
 RUNS = files()
-
-
-def lines():
-    """All lines that the chapter stores as printed."""
-    cells = notebooks.load(RESULTS.parent / "beyond/imbalance.ipynb").cells
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 def cosine(run, half=SMALL):
@@ -187,13 +181,15 @@ def test_the_chapter_prints_these_verdicts(name):
     words = [both(*question) for question in asked() if question[0] == name]
     counted = ", ".join(f"{words.count(x)} {x}" for x in ("yes", "no", "undetermined"))
     whole = "no" if "no" in words else "yes" if set(words) == {"yes"} else "undetermined"
-    assert f"{name}: {whole} ({counted})" in lines()
+    assert f"{name}: {whole} ({counted})" in lines(CHAPTER)
 
 
 def test_the_chapter_prints_how_often_each_reading_is_right():
     words = {"free": "no", "one layer": "undetermined", "all layers": "yes"}
     for reading, count in agreements().items():
-        assert f"{reading:10s} {count} of 36: {words[reading]}" in lines()
+        assert f"{reading:10s} {count} of 36: {words[reading]}" in lines(
+            RESULTS.parent / "beyond/imbalance.ipynb"
+        )
 
 
 def test_swapped_networks_change_the_verdicts():

@@ -24,6 +24,7 @@ from nclib import (
 )
 from tests.measured import independent
 from tests.measured.independent import CHANGES, DECAYS, RESULTS, Decay, Grown
+from tests.measured.printed import lines as stored_lines
 from tools import notebooks
 
 BOOK = RESULTS.parent
@@ -45,9 +46,7 @@ def same(ours, theirs, rtol=1e-12):
 
 def lines_of(chapter):
     """All lines that a chapter stores as printed, without blanks at their ends."""
-    cells = notebooks.load(BOOK / "networks" / f"{chapter}.ipynb").cells
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
+    return stored_lines(BOOK / "networks" / f"{chapter}.ipynb")
 
 
 def test_the_second_reading_uses_nothing_of_the_library():

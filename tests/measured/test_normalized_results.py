@@ -7,18 +7,11 @@ import pytest
 
 from nclib.networks.experiments import normalized
 from tests.measured.independent import RESULTS
-from tools import notebooks
+from tests.measured.printed import lines
 
 FOLDER = RESULTS / "normalized/reduced"
 CHAPTER = RESULTS.parent / "networks/normalized.ipynb"
 RUNS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-
-
-def lines():
-    """All lines that the chapter stores as printed."""
-    cells = notebooks.load(CHAPTER).cells
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 def counts(runs):
@@ -59,13 +52,13 @@ def test_all_networks_of_the_plan_are_there_and_from_one_source():
 def test_the_verdicts_are_found_again_from_plain_files():
     again = counts(RUNS)
     assert again == normalized.verdict(RUNS)
-    printed = lines()
+    printed = lines(CHAPTER)
     for name, (fulfilled, asked) in again.items():
         assert f"{name}: {word(fulfilled, asked)} ({fulfilled} of {asked})" in printed
 
 
 def test_the_printed_metrics_are_those_of_the_files():
-    printed = lines()
+    printed = lines(CHAPTER)
     for run in RUNS:
         case, rest = run["case"], run["rest"]
         if case["normalization"] == "end":

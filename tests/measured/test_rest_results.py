@@ -10,7 +10,7 @@ import pytest
 
 from nclib.networks.experiments import rest
 from tests.measured.independent import RESULTS
-from tools import notebooks
+from tests.measured.printed import lines
 
 FOLDER = RESULTS / "rest/reduced"
 SEEDS, DEPTHS = (10, 11, 12), (4, 8)
@@ -32,13 +32,6 @@ RUNS = files()
 BASELINES = [
     RUNS[True, *key, "baseline", seed] for *key, seed in product(DEPTHS, (1e-3, 3e-3), SEEDS)
 ]
-
-
-def lines():
-    """All lines that the chapter stores as printed."""
-    cells = notebooks.load(CHAPTER).cells
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 def is_dead(run):
@@ -101,12 +94,12 @@ def test_every_network_of_the_plan_is_there_and_says_where_it_comes_from():
 def test_the_verdicts_are_those_of_a_second_reading():
     assert rest.verdict(list(RUNS.values())) == counts()
     for name, (fulfilled, asked) in counts().items():
-        assert f"{name}: {fulfilled} of {asked}" in lines()
+        assert f"{name}: {fulfilled} of {asked}" in lines(CHAPTER)
 
 
 def test_the_numbers_beside_the_verdicts_are_those_of_a_second_reading():
     restless = sum(run["rest"]["gradient_norm"] > 1e-4 for run in RUNS.values())
-    printed = lines()
+    printed = lines(CHAPTER)
     assert f"{restless} with a relative gradient above 1e-4" in printed
     assert f"{sum(map(is_dead, RUNS.values()))} dead" in printed
     assert f"{sum(run['step'] < 0.1 for run in RUNS.values())} with a smaller step" in printed
@@ -123,7 +116,7 @@ def test_the_rivals_are_those_of_a_second_reading():
         moving = [run for run in BASELINES if run["rest"]["blocks"][-1]["live"] > 0]
         e = [run["last block"][key]["error"] for run in moving]
         line = f"{title:44} {median(e):7.3f}  {min(e):.3f} to {max(e):.3f}"
-        assert line in lines()
+        assert line in lines(CHAPTER)
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -133,7 +126,7 @@ def test_the_changes_of_nc1_are_those_of_a_second_reading(skip):
         for variant in ("features-double", "last-double" if skip else "last-power"):
             found = [bits(skip, depth, variant, seed) for seed in SEEDS]
             shown = "".join("   dead" if x is None else f"{x:+7.2f}" for x in found)
-            assert f"{kind:9} L = {depth}  {variant:16} {shown}" in lines()
+            assert f"{kind:9} L = {depth}  {variant:16} {shown}" in lines(CHAPTER)
 
 
 def test_a_turned_sign_or_a_swapped_seed_changes_a_verdict_or_a_table():

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 import pytest
 
 from tests.measured.independent import RESULTS, group, runs, student
-from tools import notebooks
+from tests.measured.printed import lines
 
 CHAPTER = RESULTS.parent / "networks/growing.ipynb"
 DATA, DECAYS, SEEDS = ("cifar10", "mnist"), ("w0", "w5e-4", "w2e-3"), (0, 1, 2)
@@ -18,13 +18,6 @@ LONG = [f"{data}-{w}" for data in DATA for w in DECAYS]
 @pytest.fixture(scope="module")
 def grown():
     return runs("stage-length", "reduced")
-
-
-def lines(tag):
-    """All lines that the cells of a tag store as printed."""
-    cells = [c for c in notebooks.load(CHAPTER).cells if tag in c["metadata"].get("tags", [])]
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 def ends(run):
@@ -117,12 +110,12 @@ def test_a_long_stage_ended_when_the_plan_says_so(grown):
 def test_the_verdicts_are_found_again_from_plain_files(grown):
     assert verdict(grown) == ("yes", "yes")
     both, _, _, steps = count(grown, LONG)
-    assert f"G1: yes ({both} of {steps})" in lines("check-E1-G1")
-    assert "G2: yes" in lines("check-E1-G2")
+    assert f"G1: yes ({both} of {steps})" in lines(CHAPTER, "check-E1-G1")
+    assert "G2: yes" in lines(CHAPTER, "check-E1-G2")
 
 
 def test_the_printed_intervals_are_those_of_the_files(grown):
-    printed = lines("check-E1-G2")
+    printed = lines(CHAPTER, "check-E1-G2")
     for name in LONG:
         mean, low, high = interval(grown, name)
         other = interval(grown, name, "nc1_trace")[0]
@@ -131,7 +124,7 @@ def test_the_printed_intervals_are_those_of_the_files(grown):
 
 
 def test_the_printed_lengths_are_those_of_the_files(grown):
-    printed = lines("check-E1-length")
+    printed = lines(CHAPTER, "check-E1-length")
     at_limit = {n: sum(x == 200 for run in group(grown, n) for x in lengths(run)) for n in LONG}
     without = sum(n for name, n in at_limit.items() if name.endswith("-w0"))
     total = sum(at_limit.values())

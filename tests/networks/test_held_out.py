@@ -169,4 +169,4 @@ def test_losses_are_means_over_the_halves_and_the_rival_is_chosen_on_each():
     one, other = (a_step((x, x), (y, 3.0), (z, 5.0)) for x, y, z in ((1.0, 1, 2), (2.0, 2, 1)))
     step = {"halves": [one["halves"][0], other["halves"][0]]}
     assert held_out.of_model(step) == (1.5, 1.5)
-    assert held_out.of_rivals(step, fits.RIVALS[2]) == (1.0, 4.0)
+    assert held_out.of_best(step, fits.RIVALS[2]) == (1.0, 4.0)

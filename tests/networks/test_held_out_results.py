@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 
 from nclib import load_statistics, nc1_trace
-from tools import fits, held_out, notebooks
+from tests.measured.printed import lines
+from tools import fits, held_out
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book/results/held-out/reduced"
 CHAPTER = ROOT / "book/networks/prediction.ipynb"
 RECORDS = {path.stem: json.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.json")}
-
-
-def lines(tag):
-    """All lines that the cells of a tag store as printed."""
-    cells = [c for c in notebooks.load(CHAPTER).cells if tag in c["metadata"].get("tags", [])]
-    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
-    return [line.rstrip() for text in texts for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
@@ -64,7 +58,7 @@ def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
     perceptrons = [r for r in RECORDS.values() if r["case"]["network"].startswith("mlp")]
     steps = [step for record in perceptrons for step in record["steps"]]
     assert len(perceptrons) == 6 and len(steps) == 30
-    printed = lines("check-prediction-halves")
+    printed = lines(CHAPTER, "check-prediction-halves")
     for name, (yes, asked) in held_out.verdict(steps).items():
         assert f"{name}: {yes} of {asked}" in printed
 

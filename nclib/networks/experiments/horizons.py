@@ -2,16 +2,18 @@
 that go on to a point of rest.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
 
 from nclib.foundations.metrics import nc1, nc1_trace
 from nclib.foundations.statistics import ClassStatistics
+from nclib.measured.records import Part
 from nclib.networks.balance import BlockBalance, balance, horizon
 from nclib.networks.recipe import Recipe
 from nclib.networks.residual import ResidualMLP
@@ -115,6 +117,42 @@ def state(
     if network.skip:
         found["blocks"] = list(map(_plain, balance(network, samples, weight_decay, loss=loss)))
     return found
+
+
+def head(
+    case: Any, part: Part, source: dict[str, Any], inputs: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """What a record begins with: the case, its origin, and the metrics of its inputs.
+
+    Args:
+        case: The dataclass that describes the network.
+        part: Where and when the run began.
+        source: Where the data come from.
+        inputs: Shape (N, d).
+        labels: Shape (N,).
+    """
+    before = ClassStatistics.from_features(inputs, labels)
+    return {
+        "case": asdict(case),
+        "data": source,
+        "part": msgspec.to_builtins(part),
+        "input": {"nc1": nc1(before), "nc1_trace": nc1_trace(before)},
+    }
+
+
+def ends(
+    records: Sequence[dict[str, Any]], dead: Callable[[dict[str, Any]], bool]
+) -> Iterator[str]:
+    """Sentences on how the networks of some records ended.
+
+    Args:
+        records: Each with the entries "rest" and "step".
+        dead: Whether the network of a record is dead.
+    """
+    restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
+    yield f"{restless} with a relative gradient above 1e-4"
+    yield f"{sum(map(dead, records))} dead"
+    yield f"{sum(record['step'] < STEP for record in records)} with a smaller step"
 
 
 def lawful(blocks: Sequence[dict[str, Any]], least: float) -> bool:

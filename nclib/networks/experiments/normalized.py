@@ -10,15 +10,12 @@ command goes on with those that are missing.
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
-from nclib.foundations.metrics import nc1, nc1_trace
-from nclib.foundations.statistics import ClassStatistics
 from nclib.networks.balance import settle
 from nclib.networks.experiments import horizons, sweep
 from nclib.networks.experiments.components import components
@@ -89,13 +86,7 @@ def carry_out(case: Case) -> dict[str, Any]:
         normalization=case.normalization,
         seed=case.seed,
     )
-    before = ClassStatistics.from_features(x, labels)
-    record: dict[str, Any] = {
-        "case": asdict(case),
-        "data": source,
-        "part": msgspec.to_builtins(part),
-        "input": {"nc1": nc1(before), "nc1_trace": nc1_trace(before)},
-    }
+    record = horizons.head(case, part, source, x, labels)
 
     def look() -> dict[str, Any]:
         return horizons.state(network, samples, case.decay, LOSS)
@@ -164,10 +155,7 @@ def dead(record: dict[str, Any]) -> bool:
 
 def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the command prints of the networks at hand."""
-    restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
-    yield f"{restless} with a relative gradient above 1e-4"
-    yield f"{sum(map(dead, records))} dead"
-    yield f"{sum(record['step'] < horizons.STEP for record in records)} with a smaller step"
+    yield from horizons.ends(records, dead)
     control = [r for r in records if r["case"]["normalization"] == "none"]
     fallen = sum(falls(r) for r in control if not dead(r))
     yield f"without normalization NC1~ falls in {fallen} of {len(control)}"

@@ -10,16 +10,15 @@ scale; each is one file, and the same command goes on with those that are missin
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from scipy import optimize
 
 from nclib.beyond import kernel, shared
-from nclib.foundations.metrics import nc1, nc1_trace
+from nclib.foundations.metrics import nc1
 from nclib.foundations.minimize import minimize
 from nclib.foundations.model import Model
 from nclib.foundations.statistics import ClassStatistics
@@ -143,14 +142,8 @@ def carry_out(case: Case) -> dict[str, Any]:
         seed=case.seed,
     )
     inputs = samples.inputs(slice(None)).numpy()
-    before = ClassStatistics.from_features(inputs, samples.labels.numpy())
-    record: dict[str, Any] = {
-        "case": asdict(case),
-        "data": source,
-        "part": msgspec.to_builtins(part),
-        "rates": _rates(case, inputs, samples),
-        "input": {"nc1": nc1(before), "nc1_trace": nc1_trace(before)},
-    }
+    record = horizons.head(case, part, source, inputs, samples.labels.numpy())
+    record["rates"] = _rates(case, inputs, samples)
     record["step"], record["training"] = _train(case, network, samples)
     end = settle(
         network,
@@ -346,10 +339,7 @@ def _key(record: dict[str, Any], variant: str | None = None) -> str:
 
 def sentences(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What the command prints of the networks at hand."""
-    restless = sum(record["rest"]["gradient_norm"] > 1e-4 for record in records)
-    yield f"{restless} with a relative gradient above 1e-4"
-    yield f"{sum(map(dead, records))} dead"
-    yield f"{sum(record['step'] < horizons.STEP for record in records)} with a smaller step"
+    yield from horizons.ends(records, dead)
     for name, (yes, count) in verdict(records).items():
         yield f"{name}: {yes} of {count}"
 
