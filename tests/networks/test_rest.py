@@ -37,6 +37,12 @@ def test_the_reduced_scale_has_24_baselines_and_24_variants_of_three_seeds():
     assert {(case.data, case.per_class, case.dimension) for case in reduced} == {("digits", 20, 32)}
 
 
+def test_the_scale_on_mnist_is_the_reduced_one_with_other_data_and_seeds():
+    reduced, other = (list(rest.cases(scale)) for scale in ("reduced", "mnist"))
+    assert [replace(case, data="digits", seed=case.seed - 10) for case in other] == reduced
+    assert {(case.data, case.seed) for case in other} == {("mnist", i) for i in (20, 21, 22)}
+
+
 @pytest.fixture(scope="module")
 def record():
     return rest.carry_out(SMALL)
@@ -102,6 +108,32 @@ def test_each_criterion_is_asked_and_can_fail(record):
         spoiled[i]["rest"]["nc1"] = 3 / spoiled[i]["rest"]["nc1"] * good[0]["rest"]["nc1"] ** 2
     found = rest.verdict(spoiled)
     assert [found[f"R{i}"][0] for i in (1, 2, 3, 5)] == [0, 0, 0, 0] and found["R4"][0] < 2
+
+
+def test_what_was_found_in_the_digits_is_asked_of_mnist_alone_and_can_fail(record):
+    good = fulfilled(record)[:2]
+    start = record["input"]["nc1_trace"]
+    for entry, factor in zip(good, (1.1, 0.09), strict=True):
+        entry["case"]["data"] = "mnist"
+        entry["rest"] |= {"error": 0.0, "nc1_trace": factor * start}
+        entry["rest"]["blocks"][0]["growth"] = 1.0009
+
+    def answers(**changes):
+        found = copy.deepcopy(good)
+        for entry in found:
+            entry["rest"] |= changes
+        return list(rest.verdict_again(found).values())
+
+    assert answers() == [(1, 1), (1, 1), (1, 1)]
+    assert answers(nc1_trace=start / 5) == [(0, 1), (0, 1), (1, 1)]
+    assert answers(error=0.005) == [(0, 0), (0, 0), (1, 1)]
+    good[0]["rest"]["blocks"][0]["growth"] = 1.002
+    assert answers()[2] == (0, 1)
+    good[0]["rest"]["blocks"][0]["live"] = 0
+    assert answers()[2] == (1, 1)
+    for entry in good:
+        entry["case"]["data"] = "digits"
+    assert answers() == [(0, 0)] * 3 and len(list(rest.sentences(good))) == 3 + 5
 
 
 def test_a_dead_network_is_asked_for_nothing_that_needs_its_metrics(record):
