@@ -11,7 +11,14 @@ from docutils import nodes
 from docutils.utils import new_document
 from fontTools.ttLib import TTFont
 
-from tools.sphinx_ext.maths import TexError, Typesetter, display_source, keep_together
+from tools.sphinx_ext.maths import (
+    FONT_STYLES,
+    TexError,
+    Typesetter,
+    display_source,
+    fonts_without_script,
+    keep_together,
+)
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 PAGES = sorted(path for path in BOOK.rglob("*") if path.suffix in (".md", ".ipynb"))
@@ -99,15 +106,27 @@ def test_formulas_are_found_in_the_pages():
     assert len(found) > 300 and {display for _, display in found} == {True, False}
 
 
-def test_styles_hold_the_glyphs_that_are_used_and_ask_for_no_file(typesetter):
+def test_files_hold_the_glyphs_that_are_used_and_ask_for_no_other(typesetter):
     typesetter.html(r"\Sigma \sum x", display=True)
-    css = typesetter.styles()
-    addresses = re.findall(r'url\("?([^")]*)', css)
+    rules, faces, script = typesetter.styles().values()
+    assert "url(" not in rules and "@font-face" not in rules and ".mjx-c222E" not in rules
+    addresses = re.findall(r'url\("?([^")]*)', faces)
     assert addresses and all(a.startswith("data:font/woff;base64,") for a in addresses)
     fonts = [TTFont(io.BytesIO(base64.b64decode(a.partition(",")[2]))) for a in addresses]
     held = set().union(*(font.getBestCmap() for font in fonts))
-    assert {ord(letter) for letter in "Σx∑"} <= held
-    assert ord("∮") not in held and ".mjx-c222E" not in css
+    assert {ord(letter) for letter in "Σx∑"} <= held and ord("∮") not in held
+    # The script adds the same fonts under the same names.
+    added = json.loads(re.search(r"entries\((\{.*?\})\)", script)[1])
+    assert list(added.values()) == [address.partition(",")[2] for address in addresses]
+    assert list(added) == re.findall(r"font-family: ([\w-]+);", faces)
+    assert all(name in rules for name in added)
+
+
+def test_each_page_names_the_fonts_and_a_style_sheet_for_browsers_without_scripts():
+    context = {"pathto": lambda name, resource: f"../{name}", "metatags": "<meta>"}
+    fonts_without_script(None, "page", "page.html", context, None)
+    assert context["metatags"].startswith("<meta><noscript>")
+    assert f'href="../_static/{FONT_STYLES}"' in context["metatags"]
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,10 @@ def trim(app: Sphinx, exception: Exception | None) -> None:
         return
     site = Path(app.outdir)
     static = site / "_static"
-    maths = hashlib.sha256((static / "maths.css").read_bytes()).hexdigest()[:8]
+    versions = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        for path in static.glob("maths*")
+    }
     used: set[str] = set()
     for path in pages(site):
         html = path.read_text(encoding="utf-8")
@@ -143,7 +146,8 @@ def trim(app: Sphinx, exception: Exception | None) -> None:
             html = DESIGN.sub("", html)
         html = html.replace('role="doc-biblioentry"', 'role="listitem"')
         html = SIGNATURE.sub(lambda entry: signature(entry[0]), html)
-        html = html.replace('maths.css"', f'maths.css?v={maths}"')  # new glyphs, new address
+        for name, version in versions.items():  # new glyphs, new address
+            html = html.replace(f'/{name}"', f'/{name}?v={version}"')
         path.write_text(html, encoding="utf-8")
         used |= set(re.findall(r"\bfa-[a-z0-9-]+", html))
     for path in static.rglob("*.js"):

@@ -3,7 +3,10 @@
 MathJax comes with the package sphinx-mathjax-offline and node with playwright, both of which the
 environment has anyway. A formula that MathJax refuses is a warning with its place in the text, and
 so an error of the build. The pages need no script for their formulas, only maths.css, which holds
-the rules and the glyphs that the book uses.
+the rules, and the fonts with the glyphs that the book uses. A font of a style sheet arrives after
+the first drawing of a page, and all lines with formulas would then change their height. So a script
+in the head of each page adds the fonts before anything is drawn; only a browser without scripts
+takes them from a style sheet.
 """
 
 import base64
@@ -27,7 +30,14 @@ from sphinx.writers.html5 import HTML5Translator
 
 PROGRAM = Path(__file__).with_suffix(".js")
 FONTS = "output/chtml/fonts/woff-v2"
-STYLES = "maths.css"
+STYLES, FONT_STYLES, FONT_SCRIPT = "maths.css", "maths-fonts.css", "maths-fonts.js"
+NO_SCRIPT = '<noscript><link rel="stylesheet" href="{}" /></noscript>'
+# Fonts by name as they are embedded; a font made of bytes is there at once.
+ADD_FONTS = """for (const [name, data] of Object.entries({})) {{
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  document.fonts.add(new FontFace(name, bytes));
+}}
+"""
 # Text commands hold words; words outside them come from two dollar signs that were no formula.
 TEXT_COMMAND = re.compile(
     r"\\(text|mathrm|textbf|textit|mbox|operatorname\*?|tag|label)\s*\{[^{}]*\}"
@@ -108,18 +118,25 @@ class Typesetter:
             raise TexError(self.known[key]["error"])
         return compact(self.known[key]["html"])
 
-    def styles(self) -> str:
-        """The rules of all formulas so far, with the glyphs that they use."""
+    def styles(self) -> dict[str, str]:
+        """Files, by name: the rules of all formulas so far, and the fonts with their glyphs."""
         css = self.ask(styles=True)["css"]
         used = glyphs(css)
+        faces = [face for face in FACE.finditer(css) if face["name"] in used]
+        fonts = {
+            face["name"]: base64.b64encode(self.font(face["file"], used[face["name"]])).decode()
+            for face in faces
+        }
 
         def embedded(face: re.Match[str]) -> str:
-            if face["name"] not in used:
-                return ""
-            font = base64.b64encode(self.font(face["file"], used[face["name"]])).decode()
-            return face[0].replace(f"fonts/{face['file']}", f"data:font/woff;base64,{font}")
+            address = f"data:font/woff;base64,{fonts[face['name']]}"
+            return face[0].replace(f"fonts/{face['file']}", address)
 
-        return FACE.sub(embedded, css)
+        return {
+            STYLES: FACE.sub("", css),
+            FONT_STYLES: "\n".join(map(embedded, faces)),
+            FONT_SCRIPT: ADD_FONTS.format(json.dumps(fonts)),
+        }
 
     def font(self, name: str, letters: set[str]) -> bytes:
         """A font file with these letters and no others; all that it has if none are named."""
@@ -192,10 +209,10 @@ class Renderer:
         self.typesetter = Typesetter()
 
     def finish(self, app: Sphinx, exception: Exception | None) -> None:
-        """Write the styles of all formulas."""
+        """Write the styles and the fonts of all formulas."""
         if exception is None and app.builder.format == "html":
-            styles = self.typesetter.styles()
-            (Path(app.outdir) / "_static" / STYLES).write_text(styles, encoding="utf-8")
+            for name, content in self.typesetter.styles().items():
+                (Path(app.outdir) / "_static" / name).write_text(content, encoding="utf-8")
         self.typesetter.close()
 
     def write(self, page: HTML5Translator, node: nodes.Element, tex: str, display: bool) -> None:
@@ -247,11 +264,21 @@ def keep_together(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             parent[place] = box
 
 
+def fonts_without_script(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let browsers without scripts find the fonts."""
+    address = context["pathto"](f"_static/{FONT_STYLES}", resource=True)
+    context["metatags"] = context.get("metatags", "") + NO_SCRIPT.format(address)
+
+
 def setup(app: Sphinx) -> dict:
     """Register with Sphinx."""
     renderer = Renderer()
     app.add_html_math_renderer("built", (renderer.inline, None), (renderer.block, None))
     app.add_css_file(STYLES)
+    app.add_js_file(FONT_SCRIPT, priority=0)
+    app.connect("html-page-context", fonts_without_script)
     app.connect("config-inited", renderer.start)
     app.connect("doctree-resolved", keep_together)
     app.connect("build-finished", renderer.finish)
