@@ -41,6 +41,8 @@ def test_the_scale_on_mnist_is_the_reduced_one_with_other_data_and_seeds():
     reduced, other = (list(rest.cases(scale)) for scale in ("reduced", "mnist"))
     assert [replace(case, data="digits", seed=case.seed - 10) for case in other] == reduced
     assert {(case.data, case.seed) for case in other} == {("mnist", i) for i in (20, 21, 22)}
+    longer = [replace(case, iterations=2000) for case in rest.cases("mnist-longer")]
+    assert longer == [case for case in other if case.skip and case.variant == "baseline"]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@
     python -m nclib.networks.experiments.rest verdict --scale full --out book/results
 
 The scale "mnist" is the reduced one on MNIST instead of the digits, with criteria of its own
-besides. The plan, with all criteria, is in book/results/PLAN.md. A network takes a minute or two at
-full scale; each is one file, and the same command goes on with those that are missing.
+besides, and "mnist-longer" its residual baselines with four times as many steps of L-BFGS. The
+plan, with all criteria, is in book/results/PLAN.md. A network takes a minute or two at full scale;
+each is one file, and the same command goes on with those that are missing.
 """
 
 import sys
@@ -92,12 +93,17 @@ class Scale:
     dimension: int
     end: float
     iterations: int
+    kinds: tuple[bool, ...] = (True, False)  # residual, plain
+    variants: bool = True
 
 
 SIZES = {
     "smoke": Scale((0,), (2,), (4e-3,), {"digits": 8}, 6, 0.5, 1500),
     "reduced": Scale((10, 11, 12), (4, 8), (1e-3, 3e-3), {"digits": 20}, 32, 6.0, 2000),
     "mnist": Scale((20, 21, 22), (4, 8), (1e-3, 3e-3), {"mnist": 20}, 32, 6.0, 2000),
+    "mnist-longer": Scale(
+        (20, 21, 22), (4, 8), (1e-3, 3e-3), {"mnist": 20}, 32, 6.0, 8000, (True,), False
+    ),
     "full": Scale(
         (0, 1, 2, 3, 4), (4, 8), (1e-3, 3e-4, 3e-3), {"digits": 50, "mnist": 100}, 64, 6.0, 4000
     ),
@@ -111,11 +117,11 @@ def cases(scale: str) -> Iterator[Case]:
     for seed in sizes.seeds:
         for decay in sizes.decays:
             for data, count in sizes.per_class.items():
-                for skip in (True, False):
+                for skip in sizes.kinds:
                     for depth in sizes.depths:
                         case = Case(data, skip, depth, decay, "baseline", seed, count, *last)
                         yield case
-                        if decay == sizes.decays[0]:
+                        if sizes.variants and decay == sizes.decays[0]:
                             yield replace(case, variant="features-double")
                             yield replace(case, variant="last-double" if skip else "last-power")
 
