@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nclib import ClassStatistics, load_statistics
+from nclib import ClassStatistics, compare, load_statistics
 from nclib.measured.files import file_name, save_statistics, write_atomic
 from nclib.measured.records import Result
 from nclib.networks.data.load import load
@@ -228,9 +228,13 @@ def _metrics(name: str, stats: ClassStatistics) -> dict[str, Any]:
 
 
 def _judged(case: Case, pair: tuple[str, str], parts: Sequence[Layers]) -> dict[str, Any]:
-    """One step: numbers fitted on each half, and losses with them in sample and out of sample."""
+    """One step: numbers fitted on each half, and losses with them in sample and out of sample.
+
+    Under "apart" are the errors of the one half's later layer, taken for the other's.
+    """
     step = fits.Step(case.network, case.seed, *pair)
     record: dict[str, Any] = {"earlier": step.earlier, "later": step.later, "kind": step.kind}
+    record["apart"] = fits.rounded(list(compare(*(half[step.later] for half in parts))))
     record["halves"] = []
     for own, other in (parts, parts[::-1]):
         earlier, later = own[step.earlier], own[step.later]

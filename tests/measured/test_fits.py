@@ -20,13 +20,13 @@ RECORDS = {Step(*(record[field] for field in Step._fields)): record for record i
 SAMPLE = [
     Step("mlp-mnist", 1, "layer 5", "layer 6"),
     Step("resnet18-mnist", 0, "block 7", "block 8"),
-    Step("resnet18-mnist", 2, "block 5", "block 6"),
+    Step("resnet18-cifar10", 2, "block 6", "block 7"),
 ]
 
 
 def test_all_steps_whose_statistics_are_stored_are_fitted():
     assert list(RECORDS) == stored_steps()
-    assert len(RECORDS) == len(FILE["steps"]) == 62
+    assert len(RECORDS) == len(FILE["steps"]) == 78
     assert FILE["statistics"] == fingerprint()
 
 

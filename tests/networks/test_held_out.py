@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nclib import ClassStatistics, nc1_trace
+from nclib import ClassStatistics, compare, nc1_trace
 from nclib.networks.experiments.runner import Runner
 from nclib.networks.hooks import own_points
 from nclib.networks.probes import probe
@@ -133,9 +133,17 @@ def test_losses_in_sample_are_those_of_the_fit_and_out_of_sample_those_on_the_ot
         assert all(abs(entry["out"] / entry["in"] - 1) > 1e-3 for entry in half.values())
 
 
+def test_a_step_tells_how_far_the_later_layers_of_the_halves_are_apart(judged):
+    parts, step = judged
+    errors = compare(*(half["layer 2"] for half in parts))
+    np.testing.assert_allclose(step["apart"], errors, rtol=1e-7)
+    assert len(step["apart"]) == 5 and np.abs(step["apart"]).min() > 1e-3
+
+
 def test_on_equal_halves_both_losses_are_one(judged):
     parts, _ = judged
     step = held_out._judged(PERCEPTRON, ("layer 1", "layer 2"), [parts[0], parts[0]])
+    assert np.abs(step["apart"]).max() < 1e-7
     for half in step["halves"]:
         for entry in half.values():
             assert entry["out"] == pytest.approx(entry["in"], rel=1e-6)

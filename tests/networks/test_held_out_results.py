@@ -29,8 +29,13 @@ def test_a_stored_network_is_one_of_the_plan_with_its_origin(name):
     points = fits.POINTS[case.network]
     assert [row["point"] for row in record["points"]] == list(points)
     steps = [(step["earlier"], step["later"]) for step in record["steps"]]
-    assert steps in ([], list(pairwise(points)))  # none where only the network is there so far
-    assert all(len(step["halves"]) == 2 for step in record["steps"])
+    assert steps == list(pairwise(points))
+    assert all(len(step["halves"]) == 2 and len(step["apart"]) == 5 for step in record["steps"])
+
+
+def test_all_networks_of_the_plan_are_there():
+    assert sorted(RECORDS) == sorted(case.name for case in held_out.cases("reduced"))
+    assert sum(len(record["steps"]) for record in RECORDS.values()) == 78
 
 
 def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
@@ -50,24 +55,36 @@ def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
         assert row["trace_within"] == pytest.approx(np.trace(stats.within), rel=1e-12)
         assert row["trace_between"] == pytest.approx(np.trace(stats.between), rel=1e-12)
         seen[note["network"], note["seed"]] += 1
-    assert seen == dict.fromkeys([("resnet18-mnist", 1), ("resnet18-mnist", 2)], 9)
+    names = ("resnet18-mnist", "resnet18-cifar10")
+    assert seen == dict.fromkeys([(name, seed) for name in names for seed in (1, 2)], 9)
+
+
+STEPS = [step for record in RECORDS.values() for step in record["steps"]]
 
 
 def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
-    """F1 and F2, of the kind of steps whose networks are all there."""
-    perceptrons = [r for r in RECORDS.values() if r["case"]["network"].startswith("mlp")]
-    steps = [step for record in perceptrons for step in record["steps"]]
-    assert len(perceptrons) == 6 and len(steps) == 30
     printed = lines(CHAPTER, "check-prediction-halves")
-    for name, (yes, asked) in held_out.verdict(steps).items():
+    for name, (yes, asked) in held_out.verdict(STEPS).items():
         assert f"{name}: {yes} of {asked}" in printed
 
 
+def test_the_chapter_counts_them_for_each_kind_of_step():
+    printed = lines(CHAPTER, "check-prediction-halves")
+    kinds = {"layer": "perceptron layers", "projection": "projections", "identity": "identity"}
+    found = {}
+    for step in STEPS:
+        name = "last block" if step["later"] == "block 8" else kinds[step["kind"]]
+        found.setdefault(name, []).append(step)
+    assert len(found) == 4
+    for name, steps in found.items():
+        (line,) = (line for line in printed if line.startswith(name))
+        counts = [f"{yes} of {asked}" for yes, asked in held_out.verdict(steps).values()]
+        assert " ".join(line.split()).startswith(f"{name} {' '.join(counts)}")
+
+
 def test_the_verdicts_on_halves_notice_losses_that_are_swapped():
-    perceptrons = [r for r in RECORDS.values() if r["case"]["network"].startswith("mlp")]
-    steps = [step for record in perceptrons for step in record["steps"]]
-    swapped = copy.deepcopy(steps)
+    swapped = copy.deepcopy(STEPS)
     for step in swapped:
         for half in step["halves"]:
             half["the model"], half["unchanged"] = half["unchanged"], half["the model"]
-    assert held_out.verdict(swapped) != held_out.verdict(steps)
+    assert held_out.verdict(swapped) != held_out.verdict(STEPS)
