@@ -11,7 +11,6 @@ of E3 are trained again, because what is stored of them are statistics of all sa
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ import torch
 from torch import nn
 
 from nclib import ClassStatistics, compare, load_statistics
-from nclib.measured.files import file_name, save_statistics, write_atomic
+from nclib.measured.files import file_name, save_statistics, write_record
 from nclib.measured.records import Result
 from nclib.networks.data.load import load
 from nclib.networks.experiments import sweep
@@ -153,8 +152,7 @@ def train(out: Path, case: Case) -> dict[str, Any]:
         content = _measured_anew(case)
         save_checkpoint(path, content)
     if not _record_path(out, case).exists():
-        unfinished = {**content["record"], "steps": []}
-        write_atomic(_record_path(out, case), (json.dumps(unfinished, indent=1) + "\n").encode())
+        write_record(_record_path(out, case), {**content["record"], "steps": []})
     return content
 
 

@@ -310,6 +310,7 @@ def main() -> int:
     pages = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in sorted(known)}
     book = [(part, [chapter(pages[name], name, known) for name in part.pages]) for part in order]
     first = landing.read_text(encoding="utf-8")
+    # Also that of browsers without scripts, which holds the fonts of formulas.
     head = "".join(STYLES.findall(first)).replace('href="../', 'href="')
     chapters = [html for _, some in book for html in some]
     titles = [plain(title) for html in chapters for *_, title in HEADING.findall(html)]

@@ -5,6 +5,7 @@ A file is replaced as a whole or not at all, and the same content always gives t
 
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -135,6 +136,31 @@ def load_statistics(path: str | os.PathLike[str]) -> StoredStatistics:
         raise ValueError(
             f"{path}: the class statistics are damaged or not valid: {sentence(error)}"
         ) from None
+
+
+def write_record(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Write the record of one network as JSON; a number that is not finite becomes null.
+
+    Args:
+        path: The file; missing folders are made.
+        record: Text, numbers, None, and lists and mappings of such.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_record(f"{folder}/one.json", {"errors": [0.5, math.inf]})
+        ...     json.loads(Path(f"{folder}/one.json").read_text())
+        {'errors': [0.5, None]}
+    """
+    write_atomic(path, (json.dumps(_finite(record), indent=1, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:

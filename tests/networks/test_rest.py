@@ -138,6 +138,32 @@ def test_what_was_found_in_the_digits_is_asked_of_mnist_alone_and_can_fail(recor
     assert answers() == [(0, 0)] * 3 and len(list(rest.sentences(good))) == 3 + 5
 
 
+def test_a_last_block_that_changes_nothing_has_no_error_and_is_not_predicted(record):
+    h, labels = np.random.default_rng(0).standard_normal((12, 4)), np.repeat([0, 1, 2], 4)
+    assert rest._compared(h, h, h + 1, labels)["error"] == np.inf
+    good = fulfilled(record)
+    good[0]["last block"]["law"]["error"] = None  # as it is stored
+    assert rest.verdict(good)["R2"] == (0, 1)
+
+
+def test_more_steps_are_compared_with_fewer_of_the_same_network(record):
+    first, other = copy.deepcopy(record), copy.deepcopy(record)
+    other["case"]["seed"] += 1
+    longer = copy.deepcopy([first, other])
+    for entry, cosine in ((first, 0.9), (other, 0.95), (longer[0], 0.94), (longer[1], 0.94)):
+        entry["rest"]["blocks"][0] |= {"cosine": cosine, "live": 1}
+    assert rest.nearer([first, other], longer) == (1, 2)
+    assert rest.nearer([first, other], longer[:1]) == (1, 1)
+    with pytest.raises(ValueError, match="records must hold the network digits-residual-1"):
+        rest.nearer([first], longer)
+    blocks = first["rest"]["blocks"]
+    blocks.append({**blocks[0], "cosine": -0.3, "live": 0})
+    assert rest.least_cosine(first) == 0.9
+    for block in blocks:
+        block["live"] = 0
+    assert rest.least_cosine(first) == 1
+
+
 def test_a_dead_network_is_asked_for_nothing_that_needs_its_metrics(record):
     good = fulfilled(record)
     assert not any(map(rest.dead, good))

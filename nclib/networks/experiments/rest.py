@@ -263,13 +263,19 @@ def _retrained(
 def _compared(
     before: np.ndarray, after: np.ndarray, predicted: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Relative error and cosine of the change, and NC1 of the prediction and of the truth."""
+    """Relative error and cosine of the change, and NC1 of the prediction and of the truth.
+
+    Where there is no change at all, the error is infinite and the cosine no number.
+    """
     change, guess = after - before, predicted - before
     sizes = np.linalg.norm(change), max(float(np.linalg.norm(guess)), 1e-300)
     stats = [ClassStatistics.from_features(h, labels) for h in (predicted, after)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.linalg.norm(guess - change) / sizes[0]
+        cosine = np.sum(guess * change) / (sizes[0] * sizes[1])
     return {
-        "error": float(np.linalg.norm(guess - change) / sizes[0]),
-        "cosine": float(np.sum(guess * change) / (sizes[0] * sizes[1])),
+        "error": float(error),
+        "cosine": float(cosine),
         "nc1": nc1(stats[0]),
         "true_nc1": nc1(stats[1]),
     }
@@ -307,7 +313,8 @@ def verdict(records: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int]]:
         if case["skip"] and case["variant"] == "baseline":
             blocks = rest["blocks"]
             asked["R1"].append(horizons.lawful(blocks, 0.99))
-            asked["R2"].append(record["last block"]["law"]["error"] < 0.05)
+            error = record["last block"]["law"]["error"]
+            asked["R2"].append(error is not None and error < 0.05)
             grown = np.prod([b["growth_in_rows"] for b in blocks])
             asked["R3"].append(bool(np.log(grown) * record["rates"]["rows"] > 0))
         base = by_key.get(_key(record, "baseline"))
@@ -348,6 +355,29 @@ def verdict_again(records: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int
         if case["skip"]:
             asked["R8"].append(all(b["growth"] <= 1.001 for b in rest["blocks"] if b["live"]))
     return {name: (sum(answers), len(answers)) for name, answers in asked.items()}
+
+
+def nearer(records: Sequence[dict[str, Any]], longer: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """How often R9 is fulfilled, and how often it was asked: more steps bring the law nearer.
+
+    Args:
+        records: What ``carry_out`` returned.
+        longer: The same of residual baselines that took more steps.
+
+    Raises:
+        ValueError: One of these is not among the records.
+    """
+    before = {_key(record): record for record in records}
+    missing = [_key(record) for record in longer if _key(record) not in before]
+    if missing:
+        raise ValueError(f"records must hold the network {missing[0]}, but do not.")
+    answers = [least_cosine(r) > least_cosine(before[_key(r)]) for r in longer]
+    return sum(answers), len(answers)
+
+
+def least_cosine(record: dict[str, Any]) -> float:
+    """Least cosine of the law over the live blocks of a residual network at rest; at most one."""
+    return float(min([b["cosine"] for b in record["rest"]["blocks"] if b["live"]], default=1.0))
 
 
 def dead(record: dict[str, Any]) -> bool:

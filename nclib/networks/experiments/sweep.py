@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from nclib.measured.entries import SCALES
-from nclib.measured.files import write_atomic
+from nclib.measured.files import write_record
 
 Record = dict[str, Any]
 
@@ -84,6 +84,6 @@ def main(
             print("Time is up; the same command goes on.", file=sys.stderr)
             return 3
         record = carry_out(case)
-        write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
+        write_record(path, record)
         print(f"{number} of {len(wanted)}: {case.name}, {record['duration_s']} s", flush=True)
     return 0
