@@ -228,11 +228,14 @@ def _metrics(name: str, stats: ClassStatistics) -> dict[str, Any]:
 def _judged(case: Case, pair: tuple[str, str], parts: Sequence[Layers]) -> dict[str, Any]:
     """One step: numbers fitted on each half, and losses with them in sample and out of sample.
 
-    Under "apart" are the errors of the one half's later layer, taken for the other's.
+    Under "apart" are the errors of the one half's later layer, taken for the other's. Under "rest
+    apart" is the second of them, the logarithm of the ratio of NC1, without the weakest axes.
     """
     step = fits.Step(case.network, case.seed, *pair)
     record: dict[str, Any] = {"earlier": step.earlier, "later": step.later, "kind": step.kind}
     record["apart"] = fits.rounded(list(compare(*(half[step.later] for half in parts))))
+    rest = [without_weakest(half[step.later]) for half in parts]
+    record["rest apart"] = fits.rounded(float(np.log(rest[0] / rest[1])))
     record["halves"] = []
     for own, other in (parts, parts[::-1]):
         earlier, later = own[step.earlier], own[step.later]
@@ -251,6 +254,15 @@ def _judged(case: Case, pair: tuple[str, str], parts: Sequence[Layers]) -> dict[
             }
         )
     return record
+
+
+def without_weakest(stats: ClassStatistics) -> float:
+    """What NC1 is without the principal axis along which the class means vary least."""
+    values, axes = np.linalg.eigh(stats.between)
+    first = max(0, stats.d - stats.K + 1) + 1  # there are no more than K - 1 axes, and than d
+    values, axes = values[first:], axes[:, first:]
+    along = np.einsum("di,de,ei->i", axes, stats.within, axes)
+    return float(np.sum(along / values) / stats.K)
 
 
 # ---- what is stored of the network of the same name ----------------------------------------------

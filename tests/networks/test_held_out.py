@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nclib import ClassStatistics, compare, nc1_trace
+from nclib import ClassStatistics, compare, nc1, nc1_trace
 from nclib.networks.experiments.runner import Runner
 from nclib.networks.hooks import own_points
 from nclib.networks.probes import probe
@@ -138,6 +138,22 @@ def test_a_step_tells_how_far_the_later_layers_of_the_halves_are_apart(judged):
     errors = compare(*(half["layer 2"] for half in parts))
     np.testing.assert_allclose(step["apart"], errors, rtol=1e-7)
     assert len(step["apart"]) == 5 and np.abs(step["apart"]).min() > 1e-3
+
+
+@pytest.mark.parametrize("d", [3, 4, 7], ids=["fewer axes", "as many", "more"])
+def test_nc1_without_the_weakest_axis_is_that_of_the_other_axes(d, judged):
+    rng = np.random.default_rng(d)
+    labels = np.repeat(np.arange(5), 20)
+    lengths = np.geomspace(5, 0.5, d)
+    features = lengths * rng.standard_normal((5, d))[labels] + rng.standard_normal((100, d))
+    stats = ClassStatistics.from_features(features, labels)
+    U = np.linalg.svd(stats.centered_means)[0][:, : min(d, 4) - 1]
+    kept = ClassStatistics(stats.counts, U.T @ stats.means, U.T @ stats.within @ U)
+    assert held_out.without_weakest(stats) == pytest.approx(nc1(kept), rel=1e-9)
+    assert held_out.without_weakest(stats) < 0.9 * nc1(stats)
+    parts, step = judged
+    one, two = (held_out.without_weakest(half["layer 2"]) for half in parts)
+    assert step["rest apart"] == pytest.approx(np.log(one / two), rel=1e-6)
 
 
 def test_on_equal_halves_both_losses_are_one(judged):

@@ -31,6 +31,7 @@ def test_a_stored_network_is_one_of_the_plan_with_its_origin(name):
     steps = [(step["earlier"], step["later"]) for step in record["steps"]]
     assert steps == list(pairwise(points))
     assert all(len(step["halves"]) == 2 and len(step["apart"]) == 5 for step in record["steps"])
+    assert all(np.isfinite(step["rest apart"]) for step in record["steps"])
 
 
 def test_all_networks_of_the_plan_are_there():
@@ -60,6 +61,20 @@ def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
 
 
 STEPS = [step for record in RECORDS.values() for step in record["steps"]]
+
+
+def test_more_numbers_never_fit_worse_and_no_change_is_the_same_on_both_halves():
+    """Losses in sample and out of sample, or those of two rivals, cannot be swapped unseen."""
+    for step in STEPS:
+        one, two = step["halves"]
+        assert one["unchanged"]["in"] == two["unchanged"]["out"]
+        assert one["unchanged"]["out"] == two["unchanged"]["in"]
+        for half in step["halves"]:
+            loss = {name: half[name]["in"] * (1 - 1e-5) for name in fits.PREDICTIONS}
+            assert loss["one contraction"] <= half["unchanged"]["in"]
+            for name in fits.RIVALS[2]:
+                assert loss[name] <= half["one contraction"]["in"]
+                assert loss["three numbers"] <= half[name]["in"]
 
 
 def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
