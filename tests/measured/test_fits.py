@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from nclib import compare
 from tools.fits import (
     PREDICTIONS,
     STORED,
@@ -39,6 +41,19 @@ def test_a_sample_is_fitted_again(step):
             assert again[name][key] == pytest.approx(record[name][key], rel=1e-4, abs=1e-5)
         assert again[name]["numbers"] == pytest.approx(record[name]["numbers"], rel=1e-3)
     assert again["the model"]["certified"] == record["the model"]["certified"]
+
+
+@pytest.mark.parametrize("step", RECORDS, ids=lambda step: "-".join(map(str, step)))
+def test_numbers_of_a_step_give_its_losses_and_errors(step):
+    """So that no record is another seed's or another step's."""
+    record = RECORDS[step]
+    found = carried(*step.load(), numbers_of(record))
+    assert found == pytest.approx({name: record[name]["loss"] for name in PREDICTIONS}, rel=1e-4)
+    for name in PREDICTIONS:
+        nc1_trace, nc1, _, gram, _ = record[name]["errors"]
+        assert record[name]["loss"] == pytest.approx(np.hypot(np.hypot(nc1_trace, nc1), gram))
+    errors = compare(*step.load())
+    assert record["unchanged"]["errors"] == pytest.approx(list(errors), rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("step", SAMPLE, ids=lambda step: f"{step.network}-{step.seed}")
