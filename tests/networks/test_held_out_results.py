@@ -77,6 +77,23 @@ def test_more_numbers_never_fit_worse_and_no_change_is_the_same_on_both_halves()
                 assert loss["three numbers"] <= half[name]["in"]
 
 
+def test_the_chapter_prints_the_counts_on_the_other_half():
+    printed = lines(CHAPTER, "check-prediction-outside")
+    names = {"layer": "perceptron layers", "projection": "projections", "identity": "identity"}
+    for kind, name in names.items():
+        steps = [s for s in STEPS if s["kind"] == kind and s["later"] != "block 8"]
+        for numbers, rivals in ({0: ("unchanged",)} | fits.RIVALS).items():
+            pairs = [(held_out.of_model(s), held_out.of_best(s, rivals)) for s in steps]
+            (line,) = (x for x in printed if x.startswith(name) and f"{numbers} numbers" in x)
+            found = [int(x) for x in line.split("numbers")[1].replace(",", " ").split()]
+            for i, key in enumerate(("inside", "outside")):
+                words = [
+                    held_out.word(getattr(mine, key), getattr(best, key)) for mine, best in pairs
+                ]
+                counts = [words.count("better"), words.count("worse")]
+                assert found[2 * i : 2 * i + 2] == counts
+
+
 def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
     printed = lines(CHAPTER, "check-prediction-halves")
     for name, (yes, asked) in held_out.verdict(STEPS).items():
