@@ -158,6 +158,25 @@ def test_networks_that_took_more_steps_are_the_same_and_nearer_to_the_law():
     assert rest.nearer(list(LONGER.values()), list(keys.values()))[0] == 12 - sum(answers)
 
 
+@pytest.mark.parametrize(
+    ("steps", "runs"), [("2,000", baselines("mnist")), ("8,000", list(LONGER.values()))]
+)
+def test_last_blocks_and_growing_spread_on_mnist_are_those_of_a_second_reading(steps, runs):
+    printed = lines(CHAPTER, "check-rest-both")
+    alive = [run for run in runs if run["rest"]["blocks"][-1]["live"] > 0]
+    hits = sum(run["last block"]["law"]["error"] < 0.05 for run in alive)
+    assert any(f"{steps} steps: {hits} of {len(alive)};" in line for line in printed)
+    grown = set()
+    for run in runs:
+        case = run["case"]
+        for b in run["rest"]["blocks"]:
+            if b["live"] > 0 and b["growth"] > 1.001:
+                where = f"L = {case['depth']}, w = {case['decay']:g}, seed {case['seed']}"
+                times = f"times {b['growth']:.4f}, gradient {run['rest']['gradient_norm']:.0e}"
+                grown.add(f"{where}, {b['name']}, {steps} steps: {times}")
+    assert grown == {line for line in printed if f"{steps} steps: times" in line}
+
+
 def test_the_rivals_are_those_of_a_second_reading():
     titles = {
         "law": "the law (no number)",
