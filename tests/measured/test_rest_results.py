@@ -24,7 +24,8 @@ def files(scale):
         run = json.loads(path.read_text(encoding="utf-8"))
         case = run["case"]
         key = (case["skip"], case["depth"], case["decay"], case["variant"], case["seed"])
-        assert key not in found
+        kind = "residual" if case["skip"] else "plain"
+        assert path.stem == "-".join(map(str, (case["data"], kind, *key[1:])))
         found[key] = run
     return found
 
