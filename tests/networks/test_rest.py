@@ -43,6 +43,10 @@ def test_the_scale_on_mnist_is_the_reduced_one_with_other_data_and_seeds():
     assert {(case.data, case.seed) for case in other} == {("mnist", i) for i in (20, 21, 22)}
     longer = [replace(case, iterations=2000) for case in rest.cases("mnist-longer")]
     assert longer == [case for case in other if case.skip and case.variant == "baseline"]
+    more = list(rest.cases("mnist-seeds"))
+    deep = [case for case in rest.cases("mnist-longer") if (case.depth, case.decay) == (8, 3e-3)]
+    assert {replace(case, seed=0) for case in more} == {replace(case, seed=0) for case in deep}
+    assert [case.seed for case in more] == list(range(23, 31))
 
 
 @pytest.fixture(scope="module")

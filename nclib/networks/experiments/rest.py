@@ -4,8 +4,8 @@
     python -m nclib.networks.experiments.rest verdict --scale full --out book/results
 
 The scale "mnist" is the reduced one on MNIST instead of the digits, with criteria of its own
-besides, and "mnist-longer" its residual baselines with four times as many steps of L-BFGS. The
-plan, with all criteria, is in book/results/PLAN.md. A network takes a minute or two at full scale;
+besides, "mnist-longer" its residual baselines with four times as many steps of L-BFGS, and
+"mnist-seeds" eight more seeds of some of these. The plan, with all criteria, is in book/results/PLAN.md. A network takes a minute or two at full scale;
 each is one file, and the same command goes on with those that are missing.
 """
 
@@ -103,6 +103,9 @@ SIZES = {
     "mnist": Scale((20, 21, 22), (4, 8), (1e-3, 3e-3), {"mnist": 20}, 32, 6.0, 2000),
     "mnist-longer": Scale(
         (20, 21, 22), (4, 8), (1e-3, 3e-3), {"mnist": 20}, 32, 6.0, 8000, (True,), False
+    ),
+    "mnist-seeds": Scale(
+        tuple(range(23, 31)), (8,), (3e-3,), {"mnist": 20}, 32, 6.0, 8000, (True,), False
     ),
     "full": Scale(
         (0, 1, 2, 3, 4), (4, 8), (1e-3, 3e-4, 3e-3), {"digits": 50, "mnist": 100}, 64, 6.0, 4000
