@@ -5,8 +5,9 @@
 
 The scale "mnist" is the reduced one on MNIST instead of the digits, with criteria of its own
 besides, "mnist-longer" its residual baselines with four times as many steps of L-BFGS, and
-"mnist-seeds" eight more seeds of some of these. The plan, with all criteria, is in book/results/PLAN.md. A network takes a minute or two at full scale;
-each is one file, and the same command goes on with those that are missing.
+"mnist-seeds" eight more seeds of some of these. The plan, with all criteria, is in
+book/results/PLAN.md. A network takes a minute or two at full scale; each is one file, and the same
+command goes on with those that are missing.
 """
 
 import sys
