@@ -31,7 +31,7 @@ def files(scale):
 
 
 READ = {scale: files(scale) for scale in SCALES}
-LONGER = files("mnist-longer")
+LONGER, MORE = files("mnist-longer"), files("mnist-seeds")
 both = pytest.mark.parametrize("scale", SCALES)
 
 
@@ -176,6 +176,24 @@ def test_last_blocks_and_growing_spread_on_mnist_are_those_of_a_second_reading(s
                 times = f"times {b['growth']:.4f}, gradient {run['rest']['gradient_norm']:.0e}"
                 grown.add(f"{where}, {b['name']}, {steps} steps: {times}")
     assert grown == {line for line in printed if f"{steps} steps: times" in line}
+
+
+def test_the_verdicts_on_more_seeds_are_those_of_a_second_reading():
+    assert list(MORE) == [(True, 8, 3e-3, "baseline", seed) for seed in range(23, 31)]
+    answers = {"R1": [], "R2": [], "R8": []}
+    still = []
+    for run in MORE.values():
+        live = [b for b in run["rest"]["blocks"] if b["live"] > 0]
+        error = run["last block"]["law"]["error"]
+        answers["R1"].append(least(run) > 0.99)
+        answers["R2"].append(error is not None and error < 0.05)
+        answers["R8"].append(max(b["growth"] for b in live) <= 1.001)
+        still.append(run["rest"]["gradient_norm"] < 1e-4)
+    printed = lines(CHAPTER, "check-rest-seeds")
+    for name, found in answers.items():
+        assert any(line.startswith(f"{name}: {sum(found)} of 8, ") for line in printed)
+    grown = sum(calm and not held for calm, held in zip(still, answers["R8"], strict=True))
+    assert f"at rest {sum(still)}; of these a block spreads its features in {grown}" in printed
 
 
 def test_the_rivals_are_those_of_a_second_reading():
