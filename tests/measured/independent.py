@@ -542,22 +542,32 @@ def better_and_worse(steps, numbers, error):
 
 
 def with_other_seeds(steps):
-    """With numbers of the other two seeds, where there are two: steps within 1.1 of the own fit.
+    """With numbers of the other two seeds: steps within 1.1 of the own fit, and all ratios."""
+    ratios = [
+        fmean(losses["the model"] for losses in step["other seeds"]) / step["the model"]["loss"]
+        for step in steps
+    ]
+    return sum(ratio <= 1.1 for ratio in ratios), ratios
 
-    Then the ratios of both losses, and the steps at which the model is better and worse.
+
+def compared_at_other_seeds(steps, numbers):
+    """With numbers of the other two seeds: at how many steps the model is better, and worse.
+
+    The rival is at each of these seeds the one that fits best there.
     """
-    yes = better = worse = 0
-    ratios = []
-    for step in (step for step in steps if len(step["other seeds"]) == 2):
-        mine, *rivals = (
-            fmean(losses[name] for losses in step["other seeds"])
-            for name in ("the model", *RIVALS[2])
-        )
-        ratios.append(mine / step["the model"]["loss"])
-        yes += ratios[-1] <= 1.1
-        better += mine < 0.9 * min(rivals)
-        worse += 0.9 * mine > min(rivals)
-    return yes, ratios, better, worse
+    fitted = {(step["network"], step["seed"], step["later"]): step for step in steps}
+    better = worse = 0
+    for (network, seed, later), step in fitted.items():
+        mine, best = [], []
+        others = [other for other in (0, 1, 2) if other != seed]
+        for other, losses in zip(others, step["other seeds"], strict=True):
+            there = fitted[network, other, later]
+            name = min(RIVALS[numbers], key=lambda rival: there[rival]["loss"])
+            mine.append(losses["the model"])
+            best.append(losses[name])
+        better += fmean(mine) < 0.9 * fmean(best)
+        worse += 0.9 * fmean(mine) > fmean(best)
+    return better, worse
 
 
 # ---- the model on full matrices ------------------------------------------------------------------

@@ -824,9 +824,14 @@ def test_numbers_of_other_seeds_as_the_chapter_prints_them():
     lines = lines_of("prediction")
     total = [0, 0]
     for name, group in independent.stored_fits().items():
-        yes, ratios, better, worse = independent.with_other_seeds(group)
-        middle = f"{np.median(ratios):.2f}"
+        yes, ratios = independent.with_other_seeds(group)
         count = f"{yes:3} of {len(ratios):2}"
-        assert f"{name:18} {count:>13} {middle:>14} {f'{better:3},{worse:3}':>14}" in lines
+        assert f"{name:18} {count:>13} {np.median(ratios):14.2f}" in lines
+        for numbers in independent.RIVALS:
+            start = f"{name:18} of {len(group):2}   {numbers} numbers"
+            better, worse = independent.compared_at_other_seeds(group, numbers)
+            assert any(
+                line.startswith(start) and line.endswith(f"{better:3},{worse:3}") for line in lines
+            )
         total = [total[0] + yes, total[1] + len(ratios)]
     assert f"all: {total[0]} of {total[1]}" in lines
