@@ -44,23 +44,21 @@ def test_a_file_is_written_with_its_folders_and_replaced_as_a_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
+def refused(name):
+    raise AssertionError(name)
+
+
 def test_a_record_is_json_that_other_programs_read_too(tmp_path):
     """Infinity and NaN are none of its words."""
     path = tmp_path / "new" / "one.json"
     record = {"a": [1, 0.1, np.float64(0.2), -np.inf], "b": {"c": np.nan, "d": True}, "e": "NaN"}
     write_record(path, record)
 
-    def refused(name):
-        raise AssertionError(name)
-
     found = json.loads(path.read_text("utf-8"), parse_constant=refused)
     assert found == {"a": [1, 0.1, 0.2, None], "b": {"c": None, "d": True}, "e": "NaN"}
 
 
 def test_all_stored_results_are_such_files():
-    def refused(name):
-        raise AssertionError(name)
-
     paths = sorted((Path(__file__).parents[2] / "book/results").rglob("*.json"))
     assert len(paths) > 300
     for path in paths:

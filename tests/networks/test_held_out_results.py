@@ -61,6 +61,17 @@ def test_statistics_of_seeds_1_and_2_are_those_of_the_networks_trained_again():
 
 
 STEPS = [step for record in RECORDS.values() for step in record["steps"]]
+KINDS = {"layer": "perceptron layers", "projection": "projections", "identity": "identity"}
+
+
+def by_kind():
+    """The steps by the names that the chapter has for their kinds."""
+    found = {}
+    for step in STEPS:
+        name = "last block" if step["later"] == "block 8" else KINDS[step["kind"]]
+        found.setdefault(name, []).append(step)
+    assert len(found) == 4
+    return found
 
 
 def test_more_numbers_never_fit_worse_and_no_change_is_the_same_on_both_halves():
@@ -79,9 +90,7 @@ def test_more_numbers_never_fit_worse_and_no_change_is_the_same_on_both_halves()
 
 def test_the_chapter_prints_the_counts_on_the_other_half():
     printed = lines(CHAPTER, "check-prediction-outside")
-    names = {"layer": "perceptron layers", "projection": "projections", "identity": "identity"}
-    for kind, name in names.items():
-        steps = [s for s in STEPS if s["kind"] == kind and s["later"] != "block 8"]
+    for name, steps in by_kind().items():
         for numbers, rivals in ({0: ("unchanged",)} | fits.RIVALS).items():
             pairs = [(held_out.of_model(s), held_out.of_best(s, rivals)) for s in steps]
             (line,) = (x for x in printed if x.startswith(name) and f"{numbers} numbers" in x)
@@ -102,13 +111,7 @@ def test_the_chapter_prints_the_verdicts_of_the_plan_on_halves():
 
 def test_the_chapter_counts_them_for_each_kind_of_step():
     printed = lines(CHAPTER, "check-prediction-halves")
-    kinds = {"layer": "perceptron layers", "projection": "projections", "identity": "identity"}
-    found = {}
-    for step in STEPS:
-        name = "last block" if step["later"] == "block 8" else kinds[step["kind"]]
-        found.setdefault(name, []).append(step)
-    assert len(found) == 4
-    for name, steps in found.items():
+    for name, steps in by_kind().items():
         (line,) = (line for line in printed if line.startswith(name))
         counts = [f"{yes} of {asked}" for yes, asked in held_out.verdict(steps).values()]
         assert " ".join(line.split()).startswith(f"{name} {' '.join(counts)}")
